@@ -1,0 +1,73 @@
+"""The contract of a tuning method: it edits an encoder in place and says what of it is trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from fusionbench.encoders.base import Encoder
+from fusionbench.errors import UserError, nearest
+from fusionbench.layers.rank_mixture import RankMixtureLinear
+
+
+class Adaptation(ABC):
+    """A tuning method. Its keyword-only constructor arguments are its yaml options.
+
+    Attributes:
+        trains_base: The backbone itself changes, so each view needs a copy of its own; else all views share one.
+    """
+
+    trains_base: ClassVar[bool] = False
+
+    @abstractmethod
+    def apply(self, encoder: Encoder, views: int) -> None:
+        """Freeze or unfreeze the encoder and put ``views`` adapter sets into it."""
+
+
+def replace_linears(encoder: Encoder, sites: Sequence[str], **options: object) -> None:
+    """Freeze an encoder and wrap the linear layers at the named sites in ``RankMixtureLinear``.
+
+    Raises:
+        UserError: The encoder has no such site.
+    """
+    encoder.requires_grad_(False)
+    known = encoder.linear_sites()
+    for site in sites:
+        if not known.get(site):
+            raise UserError(f"{type(encoder).__name__} has no linear layers '{site}' to adapt{nearest(site, known)}")
+        for name in known[site]:
+            parent, _, child = name.rpartition(".")
+            base = encoder.get_submodule(name)
+            layer = RankMixtureLinear(base, selector=encoder.selector, **options)  # type: ignore[arg-type]
+            setattr(encoder.get_submodule(parent), child, layer)
+
+
+def adapter_state(encoder: Encoder, view: int) -> dict[str, Tensor]:
+    """Return one view's adapter set by name, detached; for a trained base, the whole of it."""
+    state = {}
+    for name, module in encoder.named_modules():
+        if isinstance(module, RankMixtureLinear):
+            for key, parameter in module.named_parameters(recurse=False):
+                state[f"{name}.{key}"] = parameter.detach()[view].clone()
+    if not state and any(p.requires_grad for p in encoder.parameters()):
+        state = {name: value.detach().clone() for name, value in encoder.state_dict().items()}
+    return state
+
+
+def load_adapter_state(encoder: Encoder, view: int, state: dict[str, Tensor]) -> None:
+    """Put one view's adapter set back, by name.
+
+    Raises:
+        UserError: Names or shapes do not fit.
+    """
+    own = adapter_state(encoder, view)
+    wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
+    if wrong:
+        raise UserError(f"the adapter does not fit {type(encoder).__name__}: {len(wrong)} tensors differ ({wrong[0]})")
+    targets = encoder.state_dict(keep_vars=True)
+    for name, value in state.items():
+        target = targets[name].data
+        (target[view] if target.ndim == value.ndim + 1 else target).copy_(value)

@@ -1,0 +1,187 @@
+"""One frozen backbone, many adapter sets: a strategy's encoders as named views.
+
+With a frozen base, a modality's encoder is a view: the one backbone in memory plus that view's adapter set. Views of one
+backbone whose token shapes agree go through it in one pass: the base's products run over all of them at once, the
+adapters as one batched product over the view axis. Where shapes differ, or the base itself is trained, the same call
+runs view by view, with equal results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fusionbench.adapt.base import Adaptation, adapter_state, load_adapter_state
+from fusionbench.adapt.full import Full
+from fusionbench.encoders.base import Encoder, Tokens
+from fusionbench.types import ModalitySpec
+
+V = TypeVar("V", Tensor, Tokens)
+
+
+class EncoderPool:
+    """Builds views; weights are read once for each distinct encoder node, whatever the number of modalities and roles.
+
+    Args:
+        modalities: What each modality is made of.
+        nodes: Each modality's encoder class and options.
+        adaptation: The tuning method.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, ModalitySpec],
+        nodes: Mapping[str, tuple[type[Encoder], Mapping[str, Any]]],
+        adaptation: Adaptation,
+    ) -> None:
+        self.modalities, self.nodes, self.adaptation = modalities, nodes, adaptation
+
+    def views(self, modality_of: Mapping[str, str]) -> Views:
+        """Build the views of one strategy, given as view name to modality."""
+        groups: dict[str, list[str]] = {}
+        for view, modality in modality_of.items():
+            groups.setdefault(self._key(view, modality), []).append(view)
+        backbones: dict[str, Encoder] = {}
+        address: dict[str, tuple[str, int]] = {}
+        for key, members in groups.items():
+            backbones[key] = self._build(modality_of[members[0]], len(members))
+            address.update({view: (key, index) for index, view in enumerate(members)})
+        return Views(backbones, address)
+
+    def _method(self, modality: str) -> Adaptation:
+        return Full() if self.nodes[modality][0].from_scratch else self.adaptation
+
+    def _key(self, view: str, modality: str) -> str:
+        """Name the backbone of a view: its own if the base is trained, else that of its encoder node."""
+        if self._method(modality).trains_base:
+            return "own_" + view.replace("/", "_").replace(".", "_")
+        encoder, options = self.nodes[modality]
+        text = json.dumps([encoder.__name__, dict(options)], sort_keys=True, default=str)
+        return f"shared_{encoder.__name__}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def _build(self, modality: str, views: int) -> Encoder:
+        kind, options = self.nodes[modality]
+        encoder = kind(self.modalities[modality], **options)
+        self._method(modality).apply(encoder, views)
+        return encoder
+
+
+class Views(nn.Module):
+    """Named views of one or more backbones.
+
+    ``embed``, ``encode`` and ``pool`` take and return dicts by view name and may be called for any subset of the views.
+    """
+
+    def __init__(self, backbones: Mapping[str, Encoder], address: Mapping[str, tuple[str, int]]) -> None:
+        super().__init__()
+        self.backbones = nn.ModuleDict(backbones)
+        self.address = dict(address)
+
+    def encoder(self, view: str) -> Encoder:
+        """Return the backbone behind a view."""
+        backbone = self.backbones[self.address[view][0]]
+        assert isinstance(backbone, Encoder)  # noqa: S101 - ModuleDict forgets the type
+        return backbone
+
+    def width(self, view: str) -> int:
+        """Return D of a view's tokens."""
+        return self.encoder(view).width
+
+    def depth(self, view: str) -> int:
+        """Return the number of a view's layers."""
+        return self.encoder(view).depth
+
+    def train(self, mode: bool = True) -> Views:
+        """Keep frozen backbones in evaluation mode: no dropout, no running statistics."""
+        super().train(mode)
+        for backbone in self.backbones.values():
+            if not self._is_trained(backbone):
+                backbone.eval()
+        return self
+
+    @staticmethod
+    def _is_trained(backbone: nn.Module) -> bool:
+        return all(p.requires_grad for p in backbone.parameters())
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        """Turn each view's input into the tokens that enter its first layer.
+
+        Views of one backbone that are given the same tensor share the result, since the embedding holds no adapters.
+        """
+        done: dict[Hashable, Tokens] = {}
+        out = {}
+        for group in self._groups(inputs, lambda x: (tuple(x.shape), x.dtype)):
+            fresh = {id(inputs[view]): view for view in group}
+            tokens = self.encoder(group[0]).embed(torch.cat([inputs[view] for view in fresh.values()]))
+            for part, key in zip(_split(tokens, len(fresh)), fresh, strict=True):
+                done[self.address[group[0]][0], key] = part
+            out.update({view: done[self.address[view][0], id(inputs[view])] for view in group})
+        return out
+
+    def encode(self, tokens: Mapping[str, Tokens], start: int = 0, stop: int | None = None) -> dict[str, Tokens]:
+        """Run layers ``start`` to ``stop`` (default: the last) of each view, one pass for each backbone and shape."""
+        out = {}
+        for group in self._groups(tokens, _token_shape):
+            joined = _join([tokens[view] for view in group])
+            views = tuple(self.address[view][1] for view in group)
+            encoded = self.encoder(group[0]).encode(joined, start, stop, views)
+            out.update(dict(zip(group, _split(encoded, len(group)), strict=True)))
+        return out
+
+    def pool(self, tokens: Mapping[str, Tokens]) -> dict[str, Tensor]:
+        """Return each view's vector (B, D)."""
+        return {view: self.encoder(view).pool(value) for view, value in tokens.items()}
+
+    def _groups(self, values: Mapping[str, V], shape: Callable[[V], Hashable]) -> list[list[str]]:
+        """Return the views that can go through one backbone together, in the order of their adapter sets."""
+        groups: dict[Hashable, list[str]] = {}
+        for view in sorted(values, key=lambda v: self.address[v][1]):
+            groups.setdefault((self.address[view][0], shape(values[view])), []).append(view)
+        return list(groups.values())
+
+    def adapter(self, view: str) -> dict[str, Tensor]:
+        """Return a view's adapter set."""
+        return adapter_state(self.encoder(view), self.address[view][1])
+
+    def load_adapter(self, view: str, state: dict[str, Tensor]) -> None:
+        """Put an adapter set into a view."""
+        load_adapter_state(self.encoder(view), self.address[view][1], state)
+
+    def save_adapters(self, folder: Path) -> list[Path]:
+        """Write each view's adapter set as a safetensors file of its own; views without one are left out."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = []
+        for view in self.address:
+            state = self.adapter(view)
+            if state:
+                path = folder / f"{view.replace('/', '_')}.safetensors"
+                save_file({k: v.contiguous().cpu() for k, v in state.items()}, path, metadata={"view": view})
+                paths.append(path)
+        return paths
+
+
+def _token_shape(tokens: Tokens) -> Hashable:
+    return tuple(tokens.values.shape), tokens.values.dtype, tokens.mask is None, tokens.appended
+
+
+def _join(parts: Sequence[Tokens]) -> Tokens:
+    if len(parts) == 1:
+        return parts[0]
+    masks = [p.mask for p in parts if p.mask is not None]
+    return replace(parts[0], values=torch.cat([p.values for p in parts]), mask=torch.cat(masks) if masks else None)
+
+
+def _split(tokens: Tokens, parts: int) -> list[Tokens]:
+    if parts == 1:
+        return [tokens]
+    masks = tokens.mask.chunk(parts) if tokens.mask is not None else [None] * parts
+    return [replace(tokens, values=v, mask=m) for v, m in zip(tokens.values.chunk(parts), masks, strict=True)]

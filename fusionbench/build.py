@@ -1,0 +1,176 @@
+"""From a checked config to objects: dataset, data, encoders, strategy, task, with every remaining mistake found here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from fusionbench import metrics, registry
+from fusionbench.adapt.base import Adaptation
+from fusionbench.adapt.views import EncoderPool
+from fusionbench.config import Config, Node, data_options
+from fusionbench.data.base import Dataset
+from fusionbench.data.module import FusionData, choose_modalities
+from fusionbench.encoders.base import Encoder
+from fusionbench.errors import UserError, nearest
+from fusionbench.fusion.base import Strategy
+from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
+from fusionbench.task import FusionTask
+from fusionbench.types import ModalitySpec, Problem, Tokenizer
+
+
+def dataset(node: Node) -> Dataset:
+    """Build the dataset of a ``data`` node."""
+    options = {k: v for k, v in node.items() if k not in data_options() and k != "name"}
+    made: Dataset = registry.describe("data", node["name"]).load()(node.get("root"), **options)
+    return made
+
+
+def data(config: Config, fitted: Mapping[str, Any] | None = None) -> FusionData:
+    """Build the DataModule: reads the case table and decodes what is not in the cache yet.
+
+    Args:
+        config: The run's config.
+        fitted: With prediction, what the training run learned from its data.
+
+    Raises:
+        UserError: Data and config do not go together, or the data have a fault.
+    """
+    metrics.check_metric(config.trainer.monitor)
+    source = dataset(config.data)
+    options = {k: v for k, v in config.data.items() if k in data_options() and k != "root"}
+    specs = choose_modalities(source, options.get("modalities"))
+    nodes = encoder_nodes(config, specs)
+    check_strategy(config, specs, nodes)
+    tokenizers: dict[str, Tokenizer] = {}
+    for name, spec in specs.items():
+        if spec.kind == "text":
+            kind = registry.describe("encoder", nodes[name]["name"]).load()
+            tokenizers[name] = kind.load_tokenizer(_options(nodes[name]))
+    made = FusionData(source, tokenizers, config.seed, fitted, **options)
+    component = registry.describe("fusion", config.fusion["name"])
+    if component.constants.get("needs_all") and not made.problem.complete and len(specs) > 1:
+        raise UserError(f"fusion '{component.name}' needs every modality of every case, but some are missing")
+    return made
+
+
+def encoder_nodes(config: Config, specs: Mapping[str, ModalitySpec]) -> dict[str, Node]:
+    """Return each modality's encoder node.
+
+    Raises:
+        UserError: A modality has no node, a node no modality, or an encoder cannot read a modality's kind.
+    """
+    if "*" in config.encoder:
+        nodes = dict.fromkeys(specs, config.encoder["*"])
+    else:
+        for name in specs:
+            if name not in config.encoder:
+                raise UserError(f"modality '{name}' has no encoder: add 'encoder.{name}: {{name: ...}}'")
+        nodes = {name: config.encoder[name] for name in specs}
+    for name, node in nodes.items():
+        kinds = registry.describe("encoder", node["name"]).constants.get("kinds", ("image", "slices"))
+        if specs[name].kind not in kinds:
+            fits = [e for e in registry.names("encoder") if specs[name].kind in _kinds(e)]
+            raise UserError(
+                f"encoder '{node['name']}' reads {' and '.join(kinds)}, but modality '{name}' is {specs[name].kind}; "
+                f"possible are {', '.join(fits)}"
+            )
+    return nodes
+
+
+def _kinds(encoder: str) -> tuple[str, ...]:
+    return tuple(registry.describe("encoder", encoder).constants.get("kinds", ("image", "slices")))
+
+
+def check_modality_names(config: Config, offered: Mapping[str, ModalitySpec]) -> None:
+    """Refuse encoder nodes of modalities that the dataset does not have.
+
+    Raises:
+        UserError: Names the nearest modality.
+    """
+    for name in set(config.encoder) - {"*"}:
+        if name not in offered:
+            raise UserError(f"the config has an encoder for '{name}', which the dataset lacks{nearest(name, offered)}")
+
+
+def check_strategy(config: Config, specs: Mapping[str, ModalitySpec], nodes: Mapping[str, Node]) -> None:
+    """Refuse a strategy that cannot take these modalities or encoders.
+
+    Raises:
+        UserError: Says which and why.
+    """
+    component = registry.describe("fusion", config.fusion["name"])
+    least, most = component.constants.get("modality_count", (1, None))
+    if len(specs) < least or (most is not None and len(specs) > most):
+        raise UserError(f"fusion '{component.name}' takes {least} to {most or 'any'} modalities, not {len(specs)}")
+    for name, node in nodes.items():
+        takes = registry.describe("encoder", node["name"]).constants.get("takes_tokens", True)
+        if component.constants.get("adds_tokens") and not takes:
+            raise UserError(
+                f"fusion '{component.name}' puts tokens into encoders, which '{node['name']}' of modality '{name}' "
+                "cannot take; choose a transformer such as timm_vit, hf_text or table"
+            )
+
+
+def _options(node: Node) -> Node:
+    return {k: v for k, v in node.items() if k != "name"}
+
+
+def strategy(config: Config, problem: Problem) -> Strategy:
+    """Build the strategy with its encoders; weights are loaded here."""
+    nodes = encoder_nodes(config, problem.modalities)
+    kinds: dict[str, tuple[type[Encoder], Node]] = {
+        name: (registry.describe("encoder", node["name"]).load(), _options(node)) for name, node in nodes.items()
+    }
+    method: Adaptation = registry.describe("adapt", config.adapt["name"]).load()(**_options(config.adapt))
+    pool = EncoderPool(problem.modalities, kinds, method)
+    made: Strategy = registry.describe("fusion", config.fusion["name"]).load()(problem, pool, **_options(config.fusion))
+    return made
+
+
+def task(config: Config, source: FusionData, prepare: Callable[[Strategy], None] | None = None) -> FusionTask:
+    """Build the LightningModule; the network itself is built when it asks for it.
+
+    Args:
+        config: The run's config.
+        source: The data.
+        prepare: Called with the new strategy, e.g. to load stage-1 states.
+    """
+
+    def build() -> Strategy:
+        made = strategy(config, source.problem)
+        if prepare is not None:
+            prepare(made)
+        return made
+
+    return FusionTask(
+        source.problem,
+        build,
+        partial(registry.describe("optimizer", config.optimizer["name"]).load(), **_options(config.optimizer)),
+        partial(registry.describe("scheduler", config.scheduler["name"]).load(), **_options(config.scheduler)),
+        criterion(config, source),
+    )
+
+
+def criterion(config: Config, source: FusionData) -> CrossEntropy | BinaryCrossEntropy:
+    """Return the loss that labels and options ask for."""
+    weight = source.class_weights() if config.task.class_weights == "balanced" else None
+    if source.problem.multilabel:
+        return BinaryCrossEntropy(weight)
+    return CrossEntropy(weight, config.task.label_smoothing)
+
+
+def random_encoders(config: Config, names: Mapping[str, ModalitySpec]) -> list[str]:
+    """Return the modalities whose encoder starts from random weights because the config says so."""
+    return [name for name, node in encoder_nodes(config, names).items() if node.get("weights") == "random"]
+
+
+def component_modules(config: Config) -> list[str]:
+    """Return the modules whose source a result depends on."""
+    picked = [("data", config.data), ("fusion", config.fusion), ("adapt", config.adapt)]
+    picked += [("optimizer", config.optimizer), ("scheduler", config.scheduler)]
+    picked += [("encoder", node) for node in config.encoder.values()]
+    shared = ["fusionbench.task", "fusionbench.metrics", "fusionbench.data.cases", "fusionbench.data.transforms"]
+    shared += ["fusionbench.data.sampling", "fusionbench.layers.rank_mixture", "fusionbench.adapt.views"]
+    return [*shared, *(registry.describe(kind, node["name"]).module for kind, node in picked)]

@@ -1,0 +1,26 @@
+"""``fusionbench check``."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from fusionbench import config
+from fusionbench.errors import UserError
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read a whole dataset and print the report; 1 if it has errors."""
+    tree = config.read(Path(options.config)) if options.config else {}
+    tree = config.resolve(config.merge(tree, config.parse_overrides(options.overrides)))
+    if "data" not in tree:
+        raise UserError("check needs a dataset: --config FILE, or data.name=NAME with its options")
+    node = config.check_node("data", "data", tree["data"])
+    from fusionbench import build
+    from fusionbench.data.check import check, print_report
+    from fusionbench.data.module import choose_modalities
+
+    dataset = build.dataset(node)
+    report = check(dataset, list(choose_modalities(dataset, node.get("modalities"))))
+    print_report(report, Console(highlight=False))
+    return 0 if report.ok else 1

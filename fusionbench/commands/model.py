@@ -1,0 +1,115 @@
+"""A trained model, found and built again for ``test`` and ``predict``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+
+from fusionbench import build, config, inference, models
+from fusionbench.config import Config, Node, TrackingOptions
+from fusionbench.data.module import FusionData
+from fusionbench.errors import UserError
+from fusionbench.models import ModelFiles
+from fusionbench.task import FusionTask
+from fusionbench.tracking import Store
+from fusionbench.types import Split
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained strategy with data to run it on.
+
+    Attributes:
+        name: What the user called it.
+        task: The strategy.
+        source: The cases.
+    """
+
+    name: str
+    task: FusionTask
+    source: FusionData
+
+    @property
+    def trainable(self) -> int:
+        """Number of parameters that were trained."""
+        return models.parameter_counts(self.task.strategy)["trainable"]
+
+    def predict(self, split: Split | None) -> pd.DataFrame:
+        """Return the table of predictions of a split, or of all cases.
+
+        Raises:
+            UserError: The split is empty.
+        """
+        if split is not None and not (self.source.table["split"] == split).any():
+            raise UserError(f"the data have no case of split '{split}'")
+        trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1)
+        rows = inference.rows(trainer, self.task, self.source.eval_dataloader(split))
+        table = inference.predictions(self.task, rows, split or "all")
+        if split is None:
+            splits = dict(zip(self.source.data.case_id, self.source.table["split"], strict=True))
+            table["split"] = table["case"].map(splits)
+        return table
+
+
+def load(options: argparse.Namespace) -> Model:
+    """Build the model that the command line names, on the data that it names."""
+    files = models.read(_folder(options))
+    checked = _config(files, options)
+    from fusionbench.training import quiet
+
+    quiet()
+    source = build.data(checked, files.fitted)
+    models.check_same_problem(files, source.problem)
+    task = build.task(checked, source)
+    task.configure_model()
+    models.load_into(task.strategy, files)
+    return Model(options.model, task, source)
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """Return the model's folder: the argument itself, or the artifact of the run that it names."""
+    path = Path(options.model)
+    if path.is_dir():
+        return path
+    defaults = TrackingOptions()
+    tracking = TrackingOptions(
+        folder=options.folder or defaults.folder, experiment=options.experiment or defaults.experiment
+    )
+    if not (Path(tracking.folder) / "mlflow.db").is_file() and path.suffix:
+        raise UserError(f"there is no model '{options.model}': give a run's id or name, or a folder with model.json")
+    return Store(tracking).open(options.model).artifact("model")
+
+
+def _config(files: ModelFiles, options: argparse.Namespace) -> Config:
+    """Return the run's config with other data, if other data are asked for."""
+    tree = files.config.to_dict()
+    if getattr(options, "csv", None):
+        tree["data"] = _csv_node(files, Path(options.csv))
+    tree = config.merge(tree, config.parse_overrides(options.overrides))
+    return dataclasses.replace(config.from_dict(tree), init=config.InitOptions())
+
+
+def _csv_node(files: ModelFiles, path: Path) -> Node:
+    """Return a data node for a csv whose columns are named as the model's modalities."""
+    specs: dict[str, Any] = json.loads((files.folder / "model.json").read_text("utf-8"))["specs"]
+    nodes: dict[str, Node] = {}
+    for name in files.modalities:
+        nodes[name] = {"kind": specs[name]["kind"]}
+        if specs[name]["kind"] == "table":
+            nodes[name]["columns"] = [column["name"] for column in files.fitted["tables"][name]]
+        else:
+            nodes[name]["column"] = name
+        if specs[name]["kind"] in ("image", "slices"):
+            nodes[name] |= {"instances": specs[name]["instances"]}
+    sizes = {s["size"] for s in specs.values() if s["kind"] in ("image", "slices")}
+    kept = {k: v for k, v in files.config.data.items() if k in config.data_options() and k not in ("root", "modalities")}
+    labels = {"targets": list(files.classes)} if files.multilabel else {"classes": list(files.classes)}
+    size = {"size": sizes.pop()} if sizes else {}
+    return {"name": "csv", "path": str(path), "modalities": nodes, **labels, **size, **kept}

@@ -1,0 +1,24 @@
+"""``fusionbench show``."""
+
+import argparse
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fusionbench import config, registry
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a component's docstring and its options with types and defaults, from its source."""
+    kind = options.kind.removesuffix("s")
+    component = registry.describe(kind, options.name)
+    console = Console(highlight=False)
+    console.print(f"[bold]{kind} {component.name}[/bold]  ({component.module}.{component.symbol})\n")
+    console.print(escape(component.doc) + "\n")
+    table = Table("option", "type", "default", box=None, pad_edge=False, header_style="bold")
+    for option in config.options_of(kind, component.name).values():
+        default = "required" if option.required else repr(option.default)
+        table.add_row(option.name, escape(option.annotation), escape(default))
+    console.print(table if table.row_count else "It has no options.")
+    return 0

@@ -1,0 +1,318 @@
+"""From yaml files and ``key=value`` overrides to one checked, plain ``Config``.
+
+Read, extend, merge, override, resolve ``${...}`` once, check. The top level is closed; a component node
+``{name, ...options}`` is checked against the signature of the component it names, with no component imported.
+Choosing another ``name`` drops the options of the component named before.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fusionbench import registry
+from fusionbench.errors import UserError, nearest
+
+Node = dict[str, Any]
+_ANNOTATION_NAMES = {**vars(collections.abc), **{n: getattr(typing, n) for n in ("Any", "Literal")}}
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The loss around any strategy.
+
+    Args:
+        label_smoothing: Share of the target spread over all classes; multi-class only.
+        class_weights: ``balanced`` weighs a class by N / (K · N_c), on top of any sampling.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How long, on what, and when to stop.
+
+    Args:
+        max_epochs: Epochs at most.
+        patience: Validations without improvement after which training stops; 0: never.
+        monitor: Validation metric that selects the checkpoint and stops, higher is better.
+        precision: Lightning's name, e.g. ``32-true``, ``bf16-mixed``, ``bf16-true``.
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        devices: How many of them.
+        num_nodes: Machines.
+        strategy: ``auto`` or ``ddp``.
+        accumulate: Batches whose gradients are added up before a step.
+        gradient_clip: Largest norm of the gradient; null: none.
+        limit_train_batches: Batches an epoch at most, for trials; null: all.
+        progress: Show a progress bar.
+    """
+
+    max_epochs: int = 200
+    patience: int = 10
+    monitor: str = "mAP"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    accumulate: int = 1
+    gradient_clip: float | None = None
+    limit_train_batches: int | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """Where runs are kept.
+
+    Args:
+        folder: Folder of the local store: ``mlflow.db``, artifacts, work in progress.
+        uri: MLflow server or store; null: ``$MLFLOW_TRACKING_URI`` or SQLite in ``folder``.
+        experiment: Name of the MLflow experiment.
+        run_name: Name of the run; null: made from strategy, dataset and seed.
+        log_every: Steps between two logged training losses.
+    """
+
+    folder: str = "runs"
+    uri: str | None = None
+    experiment: str = "fusionbench"
+    run_name: str | None = None
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """What a run starts from.
+
+    Args:
+        stage1: ``unimodal`` trains each modality alone first (tracked, reused when nothing it depends on changed).
+        overrides: Config of the stage-1 runs where it differs, e.g. ``{trainer: {max_epochs: 50}}``.
+        runs: Stage-1 runs given by hand, modality to MLflow run id.
+    """
+
+    stage1: Literal["none", "unimodal"] = "none"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole. ``encoder`` maps ``"*"`` or a modality's name to a node."""
+
+    data: Node
+    encoder: dict[str, Node]
+    fusion: Node
+    adapt: Node = field(default_factory=lambda: {"name": "mor"})
+    optimizer: Node = field(default_factory=lambda: {"name": "sgd"})
+    scheduler: Node = field(default_factory=lambda: {"name": "cyclic"})
+    task: TaskOptions = field(default_factory=TaskOptions)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    init: InitOptions = field(default_factory=InitOptions)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that yaml can hold and ``from_dict`` reads back."""
+        values = dataclasses.asdict(self)
+        if set(self.encoder) == {"*"}:
+            values["encoder"] = values["encoder"]["*"]
+        return values
+
+
+SECTIONS: dict[str, type] = {
+    "task": TaskOptions,
+    "trainer": TrainerOptions,
+    "tracking": TrackingOptions,
+    "init": InitOptions,
+}
+TOP_LEVEL = ("extends", *(f.name for f in dataclasses.fields(Config)))
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file with everything it extends, apply overrides, and check the whole.
+
+    Raises:
+        UserError: Any mistake, in one sentence.
+    """
+    tree = merge(read(Path(path)), parse_overrides(overrides))
+    return from_dict(tree)
+
+
+def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:
+    """Read one yaml file, merged over the files that its ``extends`` names, relative to it."""
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = path.resolve()
+    if path in seen:
+        raise UserError(f"config '{path.name}' extends itself by way of {' -> '.join(p.name for p in seen)}")
+    if not path.is_file():
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        raise UserError(f"there is no config file '{path}'{near}")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise UserError(f"config '{path.name}' is no valid yaml: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"config '{path.name}' must hold keys and values; possible keys are {', '.join(TOP_LEVEL)}")
+    parents = tree.pop("extends", None) or []
+    merged: Node = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        merged = merge(merged, read(path.parent / parent, (*seen, path)))
+    return merge(merged, typing.cast(Node, tree))
+
+
+def parse_overrides(overrides: Sequence[str]) -> Node:
+    """Turn ``["fusion.name=concat", "seed=3"]`` into a tree, with values read as yaml."""
+    from omegaconf import OmegaConf
+
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{override}' is no override: write key=value, e.g. trainer.max_epochs=5")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+    except Exception as error:  # OmegaConf and its yaml reader raise many kinds
+        raise UserError(f"an override could not be read: {' '.join(str(error).split())}") from None
+    return typing.cast(Node, tree)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Node:
+    """Merge ``over`` into ``base``; a node that names another component replaces the old one with its options."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        keeps = isinstance(old, Mapping) and isinstance(value, Mapping) and not _replaces(old, value)
+        merged[key] = merge(typing.cast(Node, old), typing.cast(Node, value)) if keeps else value
+    return merged
+
+
+def _replaces(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if "name" in new:
+        return bool(new["name"] != old.get("name"))
+    all_nodes = bool(new) and all(isinstance(v, Mapping) and "name" in v for v in new.values())
+    return "name" in old and all_nodes
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """Resolve ``${...}`` and check a merged tree.
+
+    Raises:
+        UserError: An unknown key or component, an unknown option, a wrong type, or something required and not given.
+    """
+    values = resolve(tree)
+    for key in values:
+        if key not in TOP_LEVEL:
+            raise UserError(f"unknown key '{key}' in the config{nearest(str(key), TOP_LEVEL)}")
+    for key in ("data", "encoder", "fusion"):
+        if not isinstance(values.get(key), Mapping):
+            raise UserError(f"the config must say '{key}: {{name: ...}}'; possible are {_known(key)}")
+    for key, section in SECTIONS.items():
+        values[key] = check_section(key, section, values.get(key) or {})
+    values["encoder"] = _encoder_nodes(values["encoder"])
+    for key in ("data", "fusion", "adapt", "optimizer", "scheduler"):
+        if key in values:
+            values[key] = check_node(key, key, values[key])
+    values["seed"] = _typed("seed", "int", values.get("seed", 0))
+    return Config(**values)
+
+
+def resolve(tree: Mapping[str, Any]) -> Node:
+    """Resolve ``${...}``, once, after the last merge.
+
+    Raises:
+        UserError: A key that it points to is not there, or a value is missing.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        container = OmegaConf.to_container(OmegaConf.create(dict(tree)), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from None
+    return typing.cast(Node, container)
+
+
+def _encoder_nodes(node: Node) -> dict[str, Node]:
+    if "name" in node:
+        return {"*": check_node("encoder", "encoder", node)}
+    return {modality: check_node("encoder", f"encoder.{modality}", sub) for modality, sub in node.items()}
+
+
+def _known(kind: str) -> str:
+    return ", ".join(registry.names(kind))
+
+
+def options_of(kind: str, name: str) -> dict[str, registry.Option]:
+    """Return all options of a node: the component's own, and for data those of the DataModule around it."""
+    own = registry.describe(kind, name).options
+    return {**data_options(), **own} if kind == "data" else own
+
+
+def data_options() -> dict[str, registry.Option]:
+    """Return the options that every dataset's node has, from the signature of the DataModule."""
+    root = registry.Option("root", "str | None", None)
+    return {"root": root, **registry.signature("fusionbench.data.module", "FusionData")}
+
+
+def check_node(kind: str, where: str, node: object) -> Node:
+    """Check ``{name, ...options}`` against the component's signature; return it with plain values."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
+        raise UserError(f"'{where}' must be {{name: ..., options}}, not {node!r}; possible names are {_known(kind)}")
+    name = node["name"]
+    options = options_of(kind, name)
+    checked: Node = {"name": name}
+    for key, value in node.items():
+        if key == "name":
+            continue
+        if key not in options:
+            raise UserError(f"{kind} '{name}' has no option '{where}.{key}'{nearest(str(key), options)}")
+        checked[key] = _typed(f"{where}.{key}", options[key].annotation, value)
+    for option in options.values():
+        if option.required and option.name not in checked:
+            raise UserError(f"{kind} '{name}' needs '{where}.{option.name}' ({option.annotation})")
+    if kind == "data":
+        _check_transforms(checked.get("transforms") or {})
+    return checked
+
+
+def _check_transforms(node: Mapping[str, Any]) -> None:
+    options = registry.signature("fusionbench.data.transforms", "ImageTransform")
+    for key, value in node.items():
+        if key not in options:
+            raise UserError(f"there is no transform 'data.transforms.{key}'{nearest(str(key), options)}")
+        _typed(f"data.transforms.{key}", options[key].annotation, value)
+
+
+def check_section(name: str, section: type, node: object) -> Any:  # noqa: ANN401 - the section's own class
+    """Check one of the closed sections and return its dataclass."""
+    if not isinstance(node, Mapping):
+        raise UserError(f"'{name}' must hold keys and values, not {node!r}")
+    known = {f.name: str(f.type) for f in dataclasses.fields(section)}
+    for key in node:
+        if key not in known:
+            raise UserError(f"unknown key '{name}.{key}'{nearest(str(key), known)}")
+    return section(**{key: _typed(f"{name}.{key}", known[key], value) for key, value in node.items()})
+
+
+def _typed(where: str, annotation: str, value: object) -> Any:  # noqa: ANN401 - the annotated type
+    """Return the value if it has the annotated type, an int where a float is wanted made one."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        eval(annotation, dict(_ANNOTATION_NAMES)),  # our own source text, or that of an installed entry point
+        config=ConfigDict(strict=True),
+    )
+    try:
+        return adapter.validate_python(value)
+    except ValidationError:
+        raise UserError(f"'{where}' must be {annotation}, not {value!r}") from None
+

@@ -1,0 +1,112 @@
+"""The contract of a dataset: it is a case table and what each of its modalities is made of.
+
+A dataset's file holds one class with ``@register``; its keyword-only constructor arguments are its yaml options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from fusionbench.errors import UserError
+from fusionbench.types import ModalitySpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+FIXED_COLUMNS = ("case_id", "group_id", "split")
+
+
+class Dataset(ABC):
+    """A case table.
+
+    ``cases()`` returns one row a case: ``case_id`` (unique str), ``group_id`` (str, the patient), ``split`` (``train``,
+    ``val``, ``test``), the targets, and one column for each modality in ``modalities``.
+
+    Targets: one int column ``label`` that indexes ``classes``, or, when ``multilabel``, one 0/1 column for each class,
+    named as the class. -1 (or NaN) is unknown, which only prediction accepts.
+
+    A cell is, by the modality's kind:
+
+    * image: a tuple of items, each something ``read_image`` understands, such as an absolute path; empty means missing;
+    * slices: a tuple of one item, a volume; empty means missing;
+    * text: a str; None or "" means missing;
+    * table: a tuple of raw values (float, str or None) in the order of ``ModalitySpec.columns``; None means missing.
+
+    Attributes:
+        version: Goes up whenever the same folder would give other cases or labels.
+        folder: Name of the dataset's folder below ``$FUSIONBENCH_DATA`` (default ``./data``); empty: it has none.
+        holds: What the folder must hold, for the error when it is not there.
+        request: Where a person gets the data.
+        classes: Class names in label order.
+        modalities: All that the dataset offers, by name, in the order in which strategies see them.
+        multilabel: Whether a case can have several classes.
+    """
+
+    version: ClassVar[str] = "1"
+    folder: ClassVar[str] = ""
+    holds: ClassVar[str] = ""
+    request: ClassVar[str] = ""
+
+    classes: tuple[str, ...]
+    modalities: Mapping[str, ModalitySpec]
+    multilabel: bool = False
+
+    @abstractmethod
+    def cases(self) -> pd.DataFrame:
+        """Return the case table, sorted by ``case_id`` and with a fresh index."""
+
+    def read_image(self, item: str) -> np.ndarray:
+        """Decode one item to uint8: a picture (H, W, C) with C 1 or 3, or a volume (S, H, W)."""
+        from fusionbench.data.images import read_image
+
+        return read_image(Path(item))
+
+    def digest(self, item: str) -> str:
+        """Return a sha256 of the item's content, by which its decoded form is cached and copies are found."""
+        from fusionbench.data.images import file_digest
+
+        return file_digest(Path(item))
+
+    def exists(self, item: str) -> bool:
+        """Say whether the item can be read at all; a missing one makes its modality absent."""
+        return Path(item).is_file()
+
+
+def find_root(dataset: type[Dataset], root: str | None) -> Path:
+    """Return the dataset's folder: ``root`` if given, else ``$FUSIONBENCH_DATA/<folder>``, else ``data/<folder>``.
+
+    Raises:
+        UserError: The folder is not there; says where it was looked for, what it holds and where to get it.
+    """
+    path = Path(root) if root else Path(os.environ.get("FUSIONBENCH_DATA", "data")) / dataset.folder
+    if not path.is_dir():
+        raise UserError(missing_message(dataset, path))
+    return path.resolve()
+
+
+def missing_message(dataset: type[Dataset], path: Path) -> str:
+    """Return the one sentence for data that are not in place."""
+    return (
+        f"{dataset.__name__} was looked for in '{path}', which is not there: the folder must hold {dataset.holds}; "
+        f"the data are requested at {dataset.request}; point elsewhere with data.root=FOLDER or, for a folder that "
+        f"holds '{dataset.folder}', with the environment variable FUSIONBENCH_DATA"
+    )
+
+
+def require(dataset: type[Dataset], root: Path, *relative: str) -> Path:
+    """Return ``root/relative``, or raise the same sentence as ``find_root`` naming the part that is missing."""
+    path = root.joinpath(*relative)
+    if not path.exists():
+        raise UserError(missing_message(dataset, path))
+    return path
+
+
+def text_digest(text: str) -> str:
+    """Return the sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""Table cells to numbers: standardised and one-hot encoded by what the training cases hold, and by nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusionbench.errors import UserError
+
+Row = Sequence[object]
+
+
+class TableEncoder:
+    """Turns raw rows into float32 columns.
+
+    Numbers are standardised with the training mean and deviation, a gap in a row that is otherwise there becomes the
+    mean (0). Words become one column for each word seen in training; an unseen word is all zeros.
+
+    Args:
+        state: What ``state`` of a fitted encoder holds; plain values, so that it can lie beside a checkpoint as JSON.
+    """
+
+    def __init__(self, state: Sequence[dict[str, Any]]) -> None:
+        self.state = list(state)
+
+    @classmethod
+    def fit(cls, columns: Sequence[str], rows: Sequence[Row]) -> TableEncoder:
+        """Learn means, deviations and words from the training rows.
+
+        Raises:
+            UserError: There is no row to learn from.
+        """
+        if not rows:
+            raise UserError(f"no training case has the table with columns {', '.join(columns)}")
+        frame = pd.DataFrame([list(row) for row in rows], columns=list(columns))
+        return cls([_describe(name, frame[name]) for name in columns])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the encoded columns."""
+        return tuple(name for column in self.state for name in _names(column))
+
+    def __call__(self, row: Row) -> np.ndarray:
+        """Encode one row to (F,) float32.
+
+        Raises:
+            UserError: A column of numbers holds a word.
+        """
+        return np.concatenate([_encode(column, value) for column, value in zip(self.state, row, strict=True)])
+
+
+def _describe(name: str, values: pd.Series) -> dict[str, Any]:
+    numbers = pd.to_numeric(values, errors="coerce")
+    if numbers.notna().sum() == values.notna().sum():
+        numbers = numbers.astype(float)
+        mean, deviation = (numbers.mean(), numbers.std(ddof=0)) if numbers.notna().any() else (0.0, 1.0)
+        return {"name": name, "mean": float(mean), "std": float(deviation) or 1.0}
+    return {"name": name, "words": sorted({str(v) for v in values.dropna()})}
+
+
+def _names(column: dict[str, Any]) -> list[str]:
+    return [f"{column['name']}={w}" for w in column["words"]] if "words" in column else [column["name"]]
+
+
+def _encode(column: dict[str, Any], value: object) -> np.ndarray:
+    if "words" in column:
+        return np.array([float(str(value) == word) for word in column["words"]], dtype=np.float32)
+    if value is None or value != value or value == "":
+        return np.zeros(1, dtype=np.float32)
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise UserError(f"column '{column['name']}' holds numbers in training, but here '{value}'") from None
+    return np.array([(number - column["mean"]) / column["std"]], dtype=np.float32)

@@ -1,0 +1,159 @@
+"""What a case table alone tells of its faults, without decoding any file: the check before every training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from fusionbench.data.base import FIXED_COLUMNS, Dataset
+from fusionbench.data.splits import SPLITS
+from fusionbench.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know of the data; an error makes them unfit for training."""
+
+    severity: Literal["error", "warning", "note"]
+    message: str
+
+
+def validate_table(
+    dataset: Dataset, cases: pd.DataFrame, *, need_labels: bool, modalities: Sequence[str] | None = None
+) -> None:
+    """Check the case table without decoding any file.
+
+    Args:
+        dataset: Whose table it is.
+        cases: The table.
+        need_labels: Whether it is for training, so that every case needs a label and every split cases.
+        modalities: The ones that are used; by default all that the dataset offers.
+
+    Raises:
+        UserError: The first problem that was found.
+    """
+    chosen = list(dataset.modalities) if modalities is None else modalities
+    require_modalities(dataset, chosen)
+    for finding in structure_findings(dataset, cases, chosen):
+        raise UserError(finding.message)
+    for finding in table_findings(dataset, cases, presence(dataset, cases, chosen), need_labels):
+        if finding.severity == "error":
+            raise UserError(finding.message)
+
+
+def presence(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
+    """Return whether each case has each modality (bool, cases x modalities): a picture needs one file that exists."""
+
+    def has(name: str, cell: object) -> bool:
+        if dataset.modalities[name].is_image:
+            return isinstance(cell, tuple) and any(dataset.exists(item) for item in cell)
+        return isinstance(cell, str | tuple) and len(cell) > 0
+
+    return pd.DataFrame({name: [has(name, cell) for cell in cases[name]] for name in modalities}, index=cases.index)
+
+
+def require_modalities(dataset: Dataset, modalities: Sequence[str]) -> None:
+    """Raise a UserError that names the nearest modality if the dataset lacks one."""
+    for name in modalities:
+        if name not in dataset.modalities:
+            raise UserError(f"{type(dataset).__name__} has no modality '{name}'{nearest(name, dataset.modalities)}")
+
+
+def _target_columns(dataset: Dataset) -> list[str]:
+    return list(dataset.classes) if dataset.multilabel else ["label"]
+
+
+def known_targets(dataset: Dataset, cases: pd.DataFrame) -> pd.DataFrame:
+    """Return the targets with -1 where unknown."""
+    return cases[_target_columns(dataset)].fillna(-1)
+
+
+def members(dataset: Dataset, cases: pd.DataFrame) -> pd.DataFrame:
+    """Return which cases belong to each class (bool, cases x classes)."""
+    targets = known_targets(dataset, cases)
+    if dataset.multilabel:
+        return targets == 1
+    return pd.DataFrame(
+        {name: targets["label"] == code for code, name in enumerate(dataset.classes)}, index=cases.index
+    )
+
+
+def structure_findings(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> Iterator[Finding]:
+    """Find what makes the table unreadable for any further check."""
+    for column in (*FIXED_COLUMNS, *_target_columns(dataset), *modalities):
+        if column not in cases:
+            yield Finding("error", f"the case table has no column '{column}'{nearest(column, cases.columns)}")
+            return
+    if cases.empty:
+        yield Finding("error", "the case table is empty: check that data.root holds the dataset")
+    for split in cases.loc[~cases["split"].isin(SPLITS), "split"].unique()[:1]:
+        yield Finding("error", f"the case table has the unknown split '{split}'{nearest(str(split), SPLITS)}")
+
+
+def table_findings(
+    dataset: Dataset, cases: pd.DataFrame, present: pd.DataFrame, need_labels: bool
+) -> Iterator[Finding]:
+    """Find what is wrong with ids, groups, splits, labels and presence; ``present`` is what ``presence`` returns."""
+    modalities = [str(name) for name in present]
+    yield from _id_findings(dataset, cases)
+    yield from _label_findings(dataset, cases, need_labels)
+    bare = cases.loc[~present.any(axis=1), "case_id"]
+    if len(bare):
+        yield Finding("error", f"{subject(bare)} no modality: none of {', '.join(modalities)} is there")
+    if need_labels:
+        for name in modalities:
+            if not present[name][cases["split"] == "train"].any():
+                yield Finding("error", f"no training case has the modality '{name}': check its files or leave it out")
+
+
+def _id_findings(dataset: Dataset, cases: pd.DataFrame) -> Iterator[Finding]:
+    twice = cases.loc[cases["case_id"].duplicated(), "case_id"]
+    if len(twice):
+        yield Finding("error", f"case id '{twice.iloc[0]}' is there more than once: each case needs its own")
+    spread = cases.groupby("group_id")["split"].unique()
+    spread = spread[spread.map(len) > 1]
+    if len(spread):
+        where = ", ".join(spread.iloc[0])
+        who = "1 group (patient) is" if len(spread) == 1 else f"{len(spread)} groups (patients) are"
+        reason = getattr(dataset, "known_leak", "")
+        yield Finding(
+            "warning" if reason else "error",
+            f"{who} in more than one split, first '{spread.index[0]}' in {where}: "
+            + (f"{reason}, so scores will be too good" if reason else "put all cases of a patient into one split"),
+        )
+
+
+def _label_findings(dataset: Dataset, cases: pd.DataFrame, need_labels: bool) -> Iterator[Finding]:
+    targets = known_targets(dataset, cases)
+    last = 1 if dataset.multilabel else len(dataset.classes) - 1
+    wrong = ~targets.isin(range(-1, last + 1)).all(axis=1)
+    if wrong.any():
+        yield Finding("error", f"{subject(cases.loc[wrong, 'case_id'])} a label out of range: possible are 0 to {last}")
+    if not need_labels:
+        return
+    unknown = (targets == -1).any(axis=1)
+    if unknown.any():
+        yield Finding("error", f"{subject(cases.loc[unknown, 'case_id'])} no label: check the label column's name")
+    for split in SPLITS:
+        if not (cases["split"] == split).any():
+            yield Finding("error", f"split '{split}' is empty: training needs cases in {', '.join(SPLITS)}")
+    yield from _absent_classes(dataset, cases)
+
+
+def _absent_classes(dataset: Dataset, cases: pd.DataFrame) -> Iterator[Finding]:
+    counts = members(dataset, cases).groupby(cases["split"]).sum()
+    for split in counts.index:
+        absent = ", ".join(f"'{name}'" for name in counts.columns[counts.loc[split] == 0])
+        if absent and split == "train":
+            yield Finding("error", f"no training case is of class {absent}: add some, or drop it from the classes")
+        elif absent:
+            yield Finding("warning", f"no case in {split} is of class {absent}: its scores there are undefined")
+
+
+def subject(ids: Sequence[str] | pd.Series) -> str:
+    """Return ``3 cases have, first 'x',``: the subject of a finding."""
+    first = next(iter(ids))
+    return f"case '{first}' has" if len(ids) == 1 else f"{len(ids)} cases, first '{first}', have"

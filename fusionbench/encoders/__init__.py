@@ -1,0 +1,1 @@
+"""Encoders, one file for each kind; `base.py` is their contract."""

@@ -1,0 +1,35 @@
+"""Where an encoder's weights come from: the hub, a pinned asset, a path, or, only when asked for, a random start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusionbench.errors import UserError
+
+
+def weights_path(weights: str) -> Path | None:
+    """Return the local path that ``weights`` names, or None for ``hub`` and ``random``.
+
+    Raises:
+        UserError: The path is not there, or the asset is unknown.
+    """
+    if weights in ("hub", "random"):
+        return None
+    if weights.startswith("asset:"):
+        from fusionbench.data.assets import asset
+
+        return asset(weights.removeprefix("asset:"))
+    path = Path(weights).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"encoder weights '{weights}' are neither a file nor a folder; possible are a path, hub, asset:NAME, random"
+        )
+    return path
+
+
+def hub_failed(model: str, error: Exception) -> UserError:
+    """Return the one sentence for weights that the hub did not give."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(
+        f"the weights of '{model}' could not be had from the hub ({reason}); give a local file with encoder.weights=PATH"
+    )

@@ -1,0 +1,136 @@
+"""The contract of a fusion strategy, and the short cut for those that fuse one vector for each modality.
+
+A strategy owns its encoders: it asks the pool for views and decides what flows between them. Its keyword-only
+constructor arguments are its yaml options.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fusionbench.adapt.views import EncoderPool, Views
+from fusionbench.types import Batch, Output, Problem
+
+
+class Criterion(Protocol):
+    """The loss that the task chose: cross-entropy, or BCE when multi-label."""
+
+    def __call__(self, logits: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
+        """Average the loss of logits (B, K) over the cases where ``present`` (B,) is true, all by default; 0 if none is."""
+
+    def each(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each case, (B,)."""
+
+
+@dataclass
+class UnimodalState:
+    """What a stage-1 run hands on.
+
+    Attributes:
+        adapter: The adapter set of its one view.
+        head: State of its linear head.
+        train_score: Its mAP on the training cases, from which EI takes the modality prior.
+    """
+
+    adapter: dict[str, Tensor] = field(default_factory=dict)
+    head: dict[str, Tensor] = field(default_factory=dict)
+    train_score: float = float("nan")
+
+
+class Strategy(nn.Module, ABC):
+    """A fusion strategy.
+
+    Attributes:
+        needs_all: Cases with a missing modality cannot be handled, so data that have any are refused.
+        adds_tokens: Tokens are put into the encoders' sequences, so encoders must take some.
+        modality_count: How many modalities it takes at least and at most; None: no limit.
+        views: Its encoders.
+    """
+
+    needs_all: ClassVar[bool] = False
+    adds_tokens: ClassVar[bool] = False
+    modality_count: ClassVar[tuple[int, int | None]] = (1, None)
+
+    views: Views
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = problem
+        self.names = tuple(problem.modalities)
+        self.classes = len(problem.classes)
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
+        """Predict.
+
+        Args:
+            inputs: Each modality's image (B, S, C, H, W), text (B, L) or table (B, F).
+            present_BM: Which modalities a case has; the inputs of absent ones are never read.
+        """
+
+    def losses(self, output: Output, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
+        """Return the named terms whose sum is minimised, weights included."""
+        return {"fused": criterion(output.logits, batch.target)}
+
+    @property
+    def needs_unimodal(self) -> bool:
+        """Whether it learns from stage-1 runs something that it cannot do without."""
+        return False
+
+    def load_unimodal(self, states: Mapping[str, UnimodalState]) -> None:
+        """Start each modality's views from its stage-1 run; heads stay fresh unless a strategy says otherwise."""
+        for view in self.views.address:
+            modality = view.rsplit("/", 1)[-1]
+            if modality in states:
+                self.views.load_adapter(view, states[modality].adapter)
+
+    def present_inputs(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> dict[str, Tensor]:
+        """Replace what is absent by zeros, whatever it holds, and give each image of a case a row of its own.
+
+        Images come out as (B·S, C, H, W); the rest keeps its shape.
+        """
+        clean = {}
+        for index, name in enumerate(self.names):
+            value = inputs[name]
+            here = present_BM[:, index].reshape(-1, *[1] * (value.ndim - 1))
+            value = torch.where(here, value, torch.zeros_like(value))
+            clean[name] = value.flatten(0, 1) if self.problem.modalities[name].is_image else value
+        return clean
+
+    def by_case(self, rows: Tensor, modality: str) -> Tensor:
+        """Turn (B·S, ...) back into (B, S, ...); S is 1 for text and tables."""
+        spec = self.problem.modalities[modality]
+        return rows.unflatten(0, (-1, spec.instances if spec.is_image else 1))
+
+
+class LateFusion(Strategy):
+    """Encodes each modality to one vector, averaged over its images, and leaves the rest to ``combine``."""
+
+    def __init__(self, problem: Problem, pool: EncoderPool) -> None:
+        super().__init__(problem)
+        self.views = pool.views({name: name for name in self.names})
+
+    def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
+        """Encode every modality in one call and combine the vectors."""
+        tokens = self.views.encode(self.views.embed(self.present_inputs(inputs, present_BM)))
+        pooled = self.views.pool(tokens)
+        features = {name: self.by_case(pooled[name], name).mean(dim=1) for name in self.names}
+        return self.combine(features, present_BM)
+
+    @abstractmethod
+    def combine(self, features: Mapping[str, Tensor], present_BM: Tensor) -> Output:
+        """Predict from each modality's vector (B, D_m); those of absent modalities are finite and must not be read."""
+
+
+def linear(width: int, classes: int) -> nn.Linear:
+    """Return a classification head, N(0, 0.01²) weights and zero bias."""
+    head = nn.Linear(width, classes)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return head

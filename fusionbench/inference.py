@@ -1,0 +1,69 @@
+"""Predictions of a trained strategy, one row a case."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas as pd
+import torch
+
+from fusionbench.errors import UserError
+from fusionbench.files import write_bytes
+from fusionbench.task import FusionTask, Rows
+
+
+def rows(trainer: L.Trainer, task: FusionTask, loader: Any) -> Rows:  # noqa: ANN401 - a DataLoader
+    """Run the strategy over a loader and return each case's outputs once, sorted by case id."""
+    trainer.predict(task, dataloaders=loader, return_predictions=False)
+    return task.gathered()
+
+
+def predictions(
+    task: FusionTask, values: Rows, split: str, name: Callable[[str], str] = str
+) -> pd.DataFrame:
+    """Return the table that reports read: ids, target, probabilities of the fused output and of every branch.
+
+    Args:
+        task: Knows classes and modalities.
+        values: What ``rows`` returned.
+        split: Goes into the column of that name.
+        name: Turns a case or patient id into what the table shows, e.g. a keyed hash.
+    """
+    problem = task.problem
+    table = pd.DataFrame({"case": [name(c) for c in values["case"]], "group": [name(g) for g in values["group"]]})
+    table["split"] = split
+    if problem.multilabel:
+        for k, label in enumerate(problem.classes):
+            table[f"target.{label}"] = [int(t[k]) for t in values["target"]]
+    else:
+        table["target"] = values["target"]
+    outputs = {"prob": values["logits"]} | {k: v for k, v in values.items() if k.startswith("branch.")}
+    for prefix, logits in outputs.items():
+        scores = task.probabilities(torch.tensor(logits, dtype=torch.float64)).numpy()
+        for k, label in enumerate(problem.classes):
+            table[f"{prefix}.{label}"] = scores[:, k]
+    for m, modality in enumerate(problem.modalities):
+        table[f"present.{modality}"] = [row[m] for row in values["present"]]
+        if "weights" in values:
+            table[f"weight.{modality}"] = [row[m] for row in values["weights"]]
+    return table
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as .parquet or .csv, by its name, whole or not at all.
+
+    Raises:
+        UserError: Another ending.
+    """
+    if path.suffix == ".parquet":
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        write_bytes(path, buffer.getvalue())
+    elif path.suffix == ".csv":
+        write_bytes(path, table.to_csv(index=False).encode())
+    else:
+        raise UserError(f"'{path.name}' must end in .csv or .parquet")

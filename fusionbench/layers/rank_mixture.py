@@ -1,0 +1,111 @@
+"""A frozen linear layer under one or more views, each with a mixture of low-rank updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class ViewSelector:
+    """Says which views the rows of the current pass belong to; shared by all adapted layers of a backbone."""
+
+    def __init__(self) -> None:
+        self.indices: tuple[int, ...] = (0,)
+
+    @contextmanager
+    def select(self, indices: tuple[int, ...]) -> Iterator[None]:
+        """Let the rows that go in now be, in equal parts and in this order, those of the given views."""
+        before, self.indices = self.indices, indices
+        try:
+            yield
+        finally:
+            self.indices = before
+
+
+class RankMixtureLinear(nn.Module):
+    """``Wh + b + Σ_k w_k s B_k A_k h``: LoRA, LoRA-MoE and MoR in one layer (EI, arXiv 2603.17514, Eq. 4).
+
+    The A_k of all ranks lie side by side in ``down`` (V, R, in) and the B_k in ``up`` (V, out, R), with R the sum of the
+    ranks; the router's rows are appended to ``down``, so one view's update is two matrix products and several views'
+    are two batched ones. The routing weights w are a softmax for each token, multiplied into the R-wide middle.
+    The scale s = α / r = 2 is the authors' code's; Eq. 4 leaves it out.
+
+    Args:
+        base: The layer to adapt; it is frozen.
+        views: V, how many adapter sets to hold.
+        selector: Tells which views a pass is for.
+        ranks: Rank of each expert.
+        routed: Whether a router weighs the experts; without, each has weight 1.
+        bypass: Whether the router has a further output whose share of the update is dropped.
+        scale: s.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        views: int,
+        selector: ViewSelector,
+        *,
+        ranks: Sequence[int],
+        routed: bool,
+        bypass: bool,
+        scale: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.selector = selector
+        self.scale = scale
+        self.bypass = int(bypass)
+        total = sum(ranks)
+        like = {"device": base.weight.device, "dtype": base.weight.dtype}
+        self.down = nn.Parameter(torch.empty(views, total, base.in_features, **like))
+        self.up = nn.Parameter(torch.zeros(views, base.out_features, total, **like))
+        self.experts = len(ranks) + self.bypass if routed else 0
+        if routed:
+            self.route_weight = nn.Parameter(torch.empty(views, self.experts, base.in_features, **like))
+            self.route_bias = nn.Parameter(torch.empty(views, self.experts, **like))
+        expert_of_rank = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(list(ranks)))
+        self.register_buffer("expert_of_rank", expert_of_rank, persistent=False)
+        self.expert_of_rank: Tensor
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw A and the router as ``nn.Linear`` does (Kaiming uniform, a = √5); B is zero, so nothing changes at first."""
+        bound = 1 / math.sqrt(self.base.in_features)
+        nn.init.uniform_(self.down, -bound, bound)
+        nn.init.zeros_(self.up)
+        if self.experts:
+            nn.init.uniform_(self.route_weight, -bound, bound)
+            nn.init.uniform_(self.route_bias, -bound, bound)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map (G·B, ..., in) to (G·B, ..., out), where G views are selected."""
+        views = self.selector.indices
+        hidden = rows.reshape(len(views), -1, rows.shape[-1])
+        low = self._middle(hidden, views)
+        frozen = self.base(rows)
+        adapted = torch.baddbmm(frozen.reshape(len(views), hidden.shape[1], -1), low, _pick(self.up, views).mT)
+        return adapted.reshape(frozen.shape)
+
+    def _middle(self, hidden: Tensor, views: tuple[int, ...]) -> Tensor:
+        """Return the weighted ``s w_k A_k h`` of all ranks, (G, T, R)."""
+        down = _pick(self.down, views)
+        if not self.experts:
+            return torch.bmm(hidden, down.mT) * self.scale
+        both = torch.cat([down, _pick(self.route_weight, views)], dim=1)
+        low, logits = torch.bmm(hidden, both.mT).split([down.shape[1], self.experts], dim=-1)
+        logits = logits + _pick(self.route_bias, views)[:, None]
+        weights = logits.float().softmax(dim=-1).to(low.dtype)[..., self.bypass :]
+        return low * (weights * self.scale)[..., self.expert_of_rank]
+
+
+def _pick(parameter: Tensor, views: tuple[int, ...]) -> Tensor:
+    """Return the selected views' slices, without a copy where they lie in a row."""
+    first, last = views[0], views[-1]
+    if views == tuple(range(first, last + 1)):
+        return parameter[first : last + 1]
+    return parameter[list(views)]

@@ -1,0 +1,135 @@
+"""A trained model as files: what was trained, what the data taught, the config, and a checksum of the frozen base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fusionbench import config as configs
+from fusionbench.config import Config
+from fusionbench.errors import UserError
+from fusionbench.files import write_json
+from fusionbench.fusion.base import Strategy
+from fusionbench.types import Problem
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model folder, read but for its tensors.
+
+    Attributes:
+        folder: Where ``model.safetensors`` lies.
+        config: The run's config.
+        classes: Class names in label order.
+        multilabel: Whether a case can have several classes.
+        modalities: Names in order.
+        fitted: What was learned from the training cases.
+        base: Checksum of the frozen tensors.
+    """
+
+    folder: Path
+    config: Config
+    classes: tuple[str, ...]
+    multilabel: bool
+    modalities: tuple[str, ...]
+    fitted: dict[str, Any]
+    base: str
+
+
+def save(folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any]) -> None:
+    """Write a model folder: the trained tensors, each adapter set by itself, config and what else it needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(trained_state(strategy), folder / "model.safetensors")
+    strategy.views.save_adapters(folder / "adapters")
+    problem = strategy.problem
+    description = {
+        "config": config.to_dict(),
+        "classes": problem.classes,
+        "multilabel": problem.multilabel,
+        "modalities": list(problem.modalities),
+        "specs": {name: asdict(spec) for name, spec in problem.modalities.items()},
+        "fitted": fitted,
+        "base": base_checksum(strategy),
+    }
+    write_json(folder / "model.json", description)
+
+
+def read(folder: Path) -> ModelFiles:
+    """Read a model folder's description.
+
+    Raises:
+        UserError: It is no model folder.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        raise UserError(f"'{folder}' is no model: it has no model.json; give a run's id or the folder of its 'model' artifact")
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        return ModelFiles(
+            folder,
+            configs.from_dict(values["config"]),
+            tuple(values["classes"]),
+            values["multilabel"],
+            tuple(values["modalities"]),
+            values["fitted"],
+            values["base"],
+        )
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise UserError(f"'{path}' is damaged; fit the run again") from None
+
+
+def load_into(strategy: Strategy, files: ModelFiles) -> None:
+    """Load the trained tensors into a strategy built from the same config.
+
+    Raises:
+        UserError: The frozen base is not the one the model was trained on, or tensors do not fit.
+    """
+    if base_checksum(strategy) != files.base:
+        raise UserError(
+            f"the frozen base of '{files.folder}' is another one than the encoder weights found now; "
+            "give the weights that it was trained on"
+        )
+    state, own = load_file(files.folder / "model.safetensors"), trained_state(strategy)
+    if set(state) != set(own) or any(state[k].shape != own[k].shape for k in own):
+        raise UserError(f"the tensors in '{files.folder}' do not fit {type(strategy).__name__} for these data")
+    strategy.load_state_dict(state, strict=False)
+
+
+def check_same_problem(files: ModelFiles, problem: Problem) -> None:
+    """Refuse data of other classes or modalities than the model's.
+
+    Raises:
+        UserError: Says what differs.
+    """
+    if tuple(problem.classes) != files.classes:
+        raise UserError(f"the model knows the classes {', '.join(files.classes)}, the data {', '.join(problem.classes)}")
+    if tuple(problem.modalities) != files.modalities:
+        raise UserError(f"the model takes {', '.join(files.modalities)}, the data have {', '.join(problem.modalities)}")
+
+
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return all tensors but the frozen parameters."""
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
+
+
+def base_checksum(module: nn.Module) -> str:
+    """Return a sha256 over the frozen parameters, names left out, so that it names the weights and not their place."""
+    digest = hashlib.sha256()
+    for _, parameter in sorted(module.named_parameters()):
+        if not parameter.requires_grad:
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def parameter_counts(module: nn.Module) -> dict[str, int]:
+    """Return the number of trainable and of all parameters."""
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return {"trainable": sum(n for n, t in sizes if t), "total": sum(n for n, _ in sizes)}

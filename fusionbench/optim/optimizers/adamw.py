@@ -1,0 +1,21 @@
+"""AdamW."""
+
+from collections.abc import Iterable, Sequence
+
+from torch.nn import Parameter
+from torch.optim import AdamW
+
+from fusionbench.registry import register
+
+
+@register
+def adamw(
+    parameters: Iterable[Parameter],
+    *,
+    lr: float = 1e-3,
+    weight_decay: float = 1e-2,
+    betas: Sequence[float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> AdamW:
+    """AdamW: Adam with decoupled weight decay (arXiv 1711.05101)."""
+    return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps)

@@ -1,0 +1,21 @@
+"""Stochastic gradient descent."""
+
+from collections.abc import Iterable
+
+from torch.nn import Parameter
+from torch.optim import SGD
+
+from fusionbench.registry import register
+
+
+@register
+def sgd(
+    parameters: Iterable[Parameter],
+    *,
+    lr: float = 1e-3,
+    momentum: float = 0.95,
+    weight_decay: float = 1e-4,
+    nesterov: bool = False,
+) -> SGD:
+    """SGD with momentum; the defaults are EI's (arXiv 2603.17514, Sec. 4.1)."""
+    return SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

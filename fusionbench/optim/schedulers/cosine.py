@@ -1,0 +1,35 @@
+"""Cosine decay after a linear warm-up."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from fusionbench.registry import register
+
+
+@register
+def cosine(
+    optimizer: Optimizer,
+    steps_per_epoch: int,
+    max_epochs: int,
+    *,
+    warmup_epochs: float = 1.0,
+    decay_epochs: int | None = None,
+    min_lr: float = 1e-7,
+) -> LambdaLR:
+    """Linear warm-up, then half a cosine from the optimizer's rate down to ``min_lr``, where it stays.
+
+    ``decay_epochs`` counts from the start and defaults to the run's ``max_epochs``; EI's second code version has 50.
+    """
+    warm = max(1, round(warmup_epochs * steps_per_epoch))
+    total = max(warm + 1, round((decay_epochs or max_epochs) * steps_per_epoch))
+    floor = min_lr / float(optimizer.defaults["lr"])
+
+    def factor(step: int) -> float:
+        if warmup_epochs > 0 and step < warm:
+            return (step + 1) / warm
+        progress = min(1.0, (step - warm) / (total - warm))
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * max(0.0, progress)))
+
+    return LambdaLR(optimizer, factor)

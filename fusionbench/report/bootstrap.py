@@ -1,0 +1,109 @@
+"""Percentile intervals by bootstrap over groups: patients are drawn with replacement, each with all of its cases.
+
+The draw depends on the seed and the set of groups only, so two methods scored on the same cases see the same resamples
+and their difference is paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fusionbench.errors import UserError
+from fusionbench.report.weighted import Floats, weighted_scores
+
+_CELLS_AT_ONCE = 4_000_000  # 32 MB an array of (resamples, cases), several of which are alive at a time
+
+
+def group_intervals(
+    probabilities: ArrayLike,
+    target: ArrayLike,
+    groups: Sequence[str],
+    classes: Sequence[str],
+    multilabel: bool,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return the interval of each headline metric, nan where there is one group only.
+
+    A resample in which a metric is undefined is left out of that metric's percentiles.
+
+    Args:
+        probabilities: (N, K) in [0, 1].
+        target: (N,) class indices, or (N, K) of 0/1 when multi-label.
+        groups: N patients.
+        classes: K names in label order.
+        multilabel: Whether a case can have several classes.
+        resamples: How many times the groups are drawn.
+        level: Coverage, between 0 and 1.
+        seed: Of the draw.
+
+    Raises:
+        UserError: Lengths disagree, there is no case, or ``resamples`` or ``level`` is out of range.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"an interval's level is {level}; give a fraction between 0 and 1, such as 0.95")
+    tails = ((1 - level) / 2, (1 + level) / 2)
+    samples = group_samples(probabilities, target, groups, classes, multilabel, resamples=resamples, seed=seed)
+    if len(set(groups)) < 2:
+        return dict.fromkeys(samples, (np.nan, np.nan))
+    return {name: _percentiles(values, tails) for name, values in samples.items()}
+
+
+def group_samples(
+    probabilities: ArrayLike,
+    target: ArrayLike,
+    groups: Sequence[str],
+    classes: Sequence[str],
+    multilabel: bool,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Floats]:
+    """Return each headline metric of every resample, (R,), nan where undefined; arguments as in ``group_intervals``."""
+    scores_NK = np.asarray(probabilities, dtype=np.float64)
+    labels = np.asarray(target, dtype=np.int64)
+    _check(scores_NK, labels, groups, classes, multilabel, resamples)
+    names, member_N = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    counts_RG = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    step = max(1, _CELLS_AT_ONCE // len(scores_NK))
+    parts = [
+        weighted_scores(scores_NK, labels, counts_RG[start : start + step, member_N].astype(np.float64))
+        for start in range(0, resamples, step)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check(
+    scores_NK: Floats,
+    target: NDArray[np.int64],
+    groups: Sequence[str],
+    classes: Sequence[str],
+    multilabel: bool,
+    resamples: int,
+) -> None:
+    """Refuse what would broadcast or index silently wrong."""
+    cases = len(groups)
+    wanted = (cases, len(classes)) if multilabel else (cases,)
+    if scores_NK.shape != (cases, len(classes)) or target.shape != wanted:
+        raise UserError(
+            f"probabilities of shape {scores_NK.shape} and target of shape {target.shape} do not fit {cases} groups "
+            f"and {len(classes)} classes; give ({cases}, {len(classes)}) and {wanted}"
+        )
+    if cases == 0 or resamples < 1:
+        raise UserError(f"{cases} cases and {resamples} resamples give no interval; give at least one of each")
+    if target.min() < 0 or target.max() >= (2 if multilabel else len(classes)):
+        raise UserError("a label is unknown or out of range; give only cases whose label is known")
+
+
+def _percentiles(values: Floats, tails: tuple[float, float]) -> tuple[float, float]:
+    """Return the quantiles of those that are not nan."""
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return np.nan, np.nan
+    low, high = np.quantile(known, tails)
+    return float(low), float(high)

@@ -1,0 +1,96 @@
+"""A run's own report: scores of the test split, their intervals, those of each branch, and the figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from fusionbench.metrics import HEADLINE, evaluate
+from fusionbench.report import predictions as table
+from fusionbench.report.bootstrap import group_intervals
+from fusionbench.report.figures import draw
+from fusionbench.report.files import write_atomic
+
+Intervals = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to.
+
+    Attributes:
+        scores: As ``metrics.evaluate`` returns, and ``branch/<name>/<headline metric>`` and ``branch/<name>/cases``.
+        intervals: 95 % interval of each headline metric, also of the branches', by the same names.
+        figures: The PNG files.
+    """
+
+    scores: dict[str, float]
+    intervals: Intervals
+    figures: list[Path]
+
+
+def summarise(
+    predictions: pd.DataFrame, classes: Sequence[str], multilabel: bool, folder: Path, seed: int = 0
+) -> RunSummary:
+    """Score the test split, draw it, and write ``metrics.json`` into ``folder``.
+
+    A branch is scored over the cases in which it saw its modality; its score is comparable with the run's own only
+    where that is all of them, which ``branch/<name>/cases`` tells.
+
+    Args:
+        predictions: As in ``fusionbench.report.predictions``, any splits.
+        classes: K names in label order.
+        multilabel: Whether a case can have several classes.
+        folder: Where figures and ``metrics.json`` go; made if need be.
+        seed: Of the bootstrap.
+
+    Raises:
+        UserError: There is no test case, or the table lacks a column.
+    """
+    test = table.select_split(predictions, "test")
+    scores, intervals = _score(test, classes, multilabel, seed)
+    for branch in table.branches(test):
+        cases = table.branch_cases(test, classes, branch)
+        scores[f"branch/{branch}/cases"] = float(len(cases))
+        if len(cases):
+            branch_scores, branch_intervals = _score(cases, classes, multilabel, seed, branch)
+            scores |= {f"branch/{branch}/{name}": branch_scores[name] for name in HEADLINE}
+            intervals |= {f"branch/{branch}/{name}": bounds for name, bounds in branch_intervals.items()}
+    figures = draw(test, classes, multilabel, folder)
+    content = _json(scores, intervals, cases=len(test), groups=len(set(table.groups(test))), seed=seed)
+    write_atomic(folder / "metrics.json", content)
+    return RunSummary(scores, intervals, figures)
+
+
+def _score(
+    cases: pd.DataFrame, classes: Sequence[str], multilabel: bool, seed: int, branch: str | None = None
+) -> tuple[dict[str, float], Intervals]:
+    """Return metrics and intervals of the scored output, or of a branch."""
+    import torch
+
+    probabilities, target = table.probabilities(cases, classes, branch), table.targets(cases, classes)
+    scores = evaluate(torch.tensor(probabilities), torch.tensor(target), classes, multilabel)
+    return scores, group_intervals(probabilities, target, table.groups(cases), classes, multilabel, seed=seed)
+
+
+def _json(scores: dict[str, float], intervals: Intervals, *, cases: int, groups: int, seed: int) -> bytes:
+    """Return strict JSON, in which nan is null."""
+    content = {
+        "split": "test",
+        "cases": cases,
+        "groups": groups,
+        "seed": seed,
+        "level": 0.95,
+        "scores": {name: _null(value) for name, value in scores.items()},
+        "intervals": {name: [_null(bound) for bound in bounds] for name, bounds in intervals.items()},
+    }
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _null(value: float) -> float | None:
+    return None if math.isnan(value) else value

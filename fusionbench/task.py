@@ -1,0 +1,157 @@
+"""FusionTask, the one LightningModule: loss, metrics, optimizer and per-case predictions around any strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fusionbench import metrics
+from fusionbench.errors import UserError
+from fusionbench.fusion.base import Strategy
+from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
+from fusionbench.types import Batch, Output, Problem
+
+Rows = dict[str, list[Any]]
+
+
+class FusionTask(L.LightningModule):
+    """Trains and scores a strategy.
+
+    Args:
+        problem: Modalities and classes.
+        build: Makes the strategy; called in ``configure_model``, so that a sharded context can build it piece by piece.
+        optimizer: Takes the trainable parameters.
+        scheduler: Takes the optimizer, the steps an epoch and the number of epochs; steps once a batch.
+        criterion: The loss on logits.
+    """
+
+    strategy: Strategy
+
+    def __init__(
+        self,
+        problem: Problem,
+        build: Callable[[], Strategy],
+        optimizer: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer],
+        scheduler: Callable[[torch.optim.Optimizer, int, int], torch.optim.lr_scheduler.LRScheduler],
+        criterion: CrossEntropy | BinaryCrossEntropy,
+    ) -> None:
+        super().__init__()
+        self.problem, self.criterion = problem, criterion
+        self._build, self._optimizer, self._scheduler = build, optimizer, scheduler
+        self.rows: Rows = {}
+        self.strict_loading = False
+
+    def configure_model(self) -> None:
+        """Build the strategy once, whichever of fit, validate and test comes first."""
+        if not hasattr(self, "strategy"):
+            self.strategy = self._build()
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type
+        """Give the optimizer what is trained, and step the schedule once a batch."""
+        trainer = self.trainer
+        optimizer = self._optimizer(p for p in self.strategy.parameters() if p.requires_grad)
+        steps = max(1, int(trainer.estimated_stepping_batches) // max(1, trainer.max_epochs or 1))
+        schedule = self._scheduler(optimizer, steps, trainer.max_epochs or 1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict a batch."""
+        out: Output = self.strategy(batch.inputs, batch.present)
+        return out
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the sum of the strategy's losses, each logged by name.
+
+        Raises:
+            UserError: The loss is not finite; names the cases of the batch.
+        """
+        output = self(batch)
+        terms = self.strategy.losses(output, batch, self.criterion)
+        loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            raise UserError(self._not_finite(terms, batch))
+        values = {"train/loss": loss.detach()} | {f"train/loss/{k}": v.detach() for k, v in terms.items()}
+        values |= {f"train/{k}": v for k, v in output.diagnostics.items()}
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=len(batch.case_id))
+        return loss
+
+    def _not_finite(self, terms: dict[str, Tensor], batch: Batch) -> str:
+        bad = [name for name, value in terms.items() if not torch.isfinite(value)]
+        return (
+            f"the loss is not finite in epoch {self.current_epoch}, step {self.global_step} (terms: {', '.join(bad)}; "
+            f"cases: {', '.join(batch.case_id)}): look at these cases, or lower optimizer.lr or set trainer.gradient_clip"
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the rows of the epoch before."""
+        self.rows = {}
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_predict_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep each case's prediction."""
+        output = self(batch)
+        rows = {
+            "case": list(batch.case_id),
+            "group": list(batch.group_id),
+            "target": batch.target.cpu().tolist(),
+            "present": batch.present.cpu().tolist(),
+            "logits": output.logits.float().cpu().tolist(),
+        }
+        rows |= {f"branch.{name}": z.float().cpu().tolist() for name, z in output.branches.items()}
+        if output.weights is not None:
+            rows["weights"] = output.weights.float().cpu().tolist()
+        for key, values in rows.items():
+            self.rows.setdefault(key, []).extend(values)
+
+    test_step = validation_step
+    predict_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Score all cases, each once, whatever the number of ranks and the padding of their last batch."""
+        rows = self.gathered()
+        if self.trainer.sanity_checking:
+            return
+        scores = self.score(rows)
+        self.log_dict({f"val/{name}": value for name, value in scores.items()}, rank_zero_only=False)
+        logits, target = self._tensors(rows)
+        self.log("val/loss", self.criterion.cpu()(logits, target))
+        self.criterion.to(self.device)
+
+    def gathered(self) -> Rows:
+        """Return the rows of all ranks, sorted by case id, repeats dropped."""
+        parts: list[Rows | None] = [self.rows]
+        if dist.is_available() and dist.is_initialized():
+            parts = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self.rows)
+        joined: Rows = {}
+        for part in parts:
+            for key, values in (part or {}).items():
+                joined.setdefault(key, []).extend(values)
+        first = {case: i for i, case in reversed(list(enumerate(joined.get("case", []))))}
+        order = [first[case] for case in sorted(first)]
+        return {key: [values[i] for i in order] for key, values in joined.items()}
+
+    def score(self, rows: Rows) -> dict[str, float]:
+        """Return every metric of the fused prediction."""
+        logits, target = self._tensors(rows)
+        return metrics.evaluate(self.probabilities(logits), target, self.problem.classes, self.problem.multilabel)
+
+    def _tensors(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        dtype = torch.float32 if self.problem.multilabel else torch.int64
+        return torch.tensor(rows["logits"]), torch.tensor(rows["target"], dtype=dtype)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits (N, K) into probabilities: sigmoid when multi-label, else softmax."""
+        return logits.sigmoid() if self.problem.multilabel else logits.softmax(dim=-1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen base out: a checkpoint holds what was trained."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}

@@ -1,0 +1,295 @@
+"""Runs in MLflow, each with a local working folder, and a Lightning logger that writes to them.
+
+Metrics are buffered and written in batches at the end of an epoch, off the step and before the epoch's checkpoint, so
+that what a checkpoint has seen is always in the store. A resumed run goes on in the same MLflow run and writes no point
+twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from fusionbench.config import TrackingOptions
+from fusionbench.errors import UserError, nearest
+from fusionbench.files import write_json
+
+Phase = Literal["fit", "test", "done"]
+_LONGEST_PARAM = 6000
+_BATCH = 500
+
+
+def store_uri(options: TrackingOptions) -> str:
+    """Return where runs are kept: ``uri``, else ``$MLFLOW_TRACKING_URI``, else SQLite in ``folder``."""
+    local = f"sqlite:///{Path(options.folder).absolute() / 'mlflow.db'}"
+    return options.uri or os.environ.get("MLFLOW_TRACKING_URI") or local
+
+
+class Store:
+    """The place where runs are kept.
+
+    Args:
+        options: The config's ``tracking`` section.
+    """
+
+    def __init__(self, options: TrackingOptions) -> None:
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        self.folder = Path(options.folder).absolute()
+        self.uri = store_uri(options)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.client = MlflowClient(self.uri)
+            self.experiment = self._experiment(options.experiment)
+        except MlflowException as error:
+            raise UserError(f"the tracking store '{self.uri}' cannot be used: {str(error).splitlines()[0]}") from None
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        local = (self.folder / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        return str(self.client.create_experiment(name, artifact_location=local))
+
+    def start(self, name: str, fingerprint: str, tags: Mapping[str, str]) -> TrackedRun:
+        """Open a new run."""
+        all_tags = {**tags, "fusionbench.fingerprint": fingerprint, "mlflow.user": "fusionbench"}
+        run_id = self.client.create_run(self.experiment, run_name=name, tags=all_tags).info.run_id
+        run = TrackedRun(self, run_id)
+        run.set_phase("fit", fingerprint=fingerprint)
+        return run
+
+    def find_finished(self, fingerprint: str) -> TrackedRun | None:
+        """Return the newest run with this fingerprint that ended well, if there is one."""
+        found = self.client.search_runs(
+            [self.experiment],
+            f"tags.`fusionbench.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'",
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+        return TrackedRun(self, found[0].info.run_id) if found else None
+
+    def find_unfinished(self, fingerprint: str) -> TrackedRun | None:
+        """Return the newest run with this fingerprint that was cut off, if its working folder is here."""
+        states = []
+        for path in (self.folder / "work").glob("*/state.json"):
+            state = json.loads(path.read_text("utf-8"))
+            if state["fingerprint"] == fingerprint and state["phase"] != "done":
+                states.append((path.stat().st_mtime, path.parent.name))
+        return TrackedRun(self, max(states)[1]) if states else None
+
+    def open(self, run_id: str) -> TrackedRun:
+        """Return a run by id or by name.
+
+        Raises:
+            UserError: There is none; names the nearest.
+        """
+        runs = {r.info.run_id: r for r in self.client.search_runs([self.experiment], max_results=1000)}
+        if run_id in runs:
+            return TrackedRun(self, run_id)
+        named = [i for i, r in runs.items() if r.info.run_name == run_id or i.startswith(run_id)]
+        if named:
+            return TrackedRun(self, named[0])
+        names = {str(r.info.run_name) for r in runs.values()}
+        raise UserError(f"there is no run '{run_id}' in '{self.uri}'{nearest(run_id, names)}")
+
+    def anonymous(self, identifier: str) -> str:
+        """Return a keyed hash of a case or patient id, stable within this store.
+
+        The key lies in the store's folder and is never tracked, so ids as short as "0042" cannot be found by trial; teams
+        that compare runs from several machines share one by ``$FUSIONBENCH_ID_KEY``.
+        """
+        return hmac.new(self._key(), identifier.encode(), hashlib.sha256).hexdigest()[:16]
+
+    def _key(self) -> bytes:
+        given = os.environ.get("FUSIONBENCH_ID_KEY")
+        if given:
+            return given.encode()
+        path = self.folder / "id.key"
+        if not path.exists():
+            temporary = path.with_name(f"id.key.{os.getpid()}")
+            temporary.touch(mode=0o600)
+            temporary.write_text(secrets.token_hex(32), "utf-8")
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                pass
+            finally:
+                temporary.unlink()
+        return path.read_text("utf-8").strip().encode()
+
+
+class TrackedRun:
+    """One MLflow run and its working folder.
+
+    Args:
+        store: Where it is kept.
+        run_id: MLflow's id.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store, self.run_id = store, run_id
+        self.folder = store.folder / "work" / run_id
+        self._buffer: list[tuple[str, float, int, int]] = []
+        self._seen: set[tuple[str, int]] = set()
+        self._lock: Any = None
+
+    @property
+    def name(self) -> str:
+        """The run's name in the UI."""
+        return str(self.store.client.get_run(self.run_id).info.run_name)
+
+    @property
+    def phase(self) -> Phase:
+        """How far the run has come."""
+        return json.loads((self.folder / "state.json").read_text("utf-8"))["phase"]  # type: ignore[no-any-return]
+
+    def set_phase(self, phase: Phase, fingerprint: str | None = None) -> None:
+        """Note durably how far the run has come."""
+        path = self.folder / "state.json"
+        old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        write_json(path, {**old, "phase": phase, **({"fingerprint": fingerprint} if fingerprint else {})})
+
+    def lock(self) -> None:
+        """Keep the run to this process until it ends.
+
+        Raises:
+            UserError: Another process is working on it.
+        """
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"run {self.run_id} is being worked on by another process; wait for it or stop it") from None
+
+    def resume(self) -> None:
+        """Go on with a run that was cut off: set it running again and learn which points it already has."""
+        client = self.store.client
+        client.update_run(self.run_id, status="RUNNING")
+        for key in client.get_run(self.run_id).data.metrics:
+            self._seen |= {(key, point.step) for point in client.get_metric_history(self.run_id, key)}
+
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Buffer points; what is nan (a class that is absent) is left out."""
+        now = int(time.time() * 1000)
+        for key, value in values.items():
+            name = re.sub(r"[^\w\-. :/]", "_", key)
+            if math.isfinite(value) and (name, step) not in self._seen:
+                self._seen.add((name, step))
+                self._buffer.append((name, float(value), now, step))
+
+    def flush(self) -> None:
+        """Write the buffered points."""
+        from mlflow.entities import Metric
+
+        points, self._buffer = self._buffer, []
+        for start in range(0, len(points), _BATCH):
+            self.store.client.log_batch(self.run_id, metrics=[Metric(*p) for p in points[start : start + _BATCH]])
+
+    def log_params(self, values: Mapping[str, object]) -> None:
+        """Log flat parameters; the whole config is an artifact besides."""
+        from mlflow.entities import Param
+
+        known = self.store.client.get_run(self.run_id).data.params
+        params = [Param(k, str(v)[:_LONGEST_PARAM]) for k, v in values.items() if k not in known]
+        for start in range(0, len(params), 100):
+            self.store.client.log_batch(self.run_id, params=params[start : start + 100])
+
+    def tag(self, values: Mapping[str, object]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        self.store.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in values.items()])
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Upload a file, or a folder's content."""
+        if path.is_dir():
+            self.store.client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self.store.client.log_artifact(self.run_id, str(path), folder)
+
+    def artifact(self, path: str) -> Path:
+        """Return an artifact's local path, downloaded if it lies elsewhere.
+
+        Raises:
+            UserError: The run has no such artifact.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.store.client.download_artifacts(self.run_id, path))
+        except (MlflowException, OSError):
+            raise UserError(f"run {self.run_id} has no artifact '{path}'; it did not end well, so fit it again") from None
+
+    def metrics(self) -> dict[str, float]:
+        """Return the last value of every metric."""
+        return dict(self.store.client.get_run(self.run_id).data.metrics)
+
+    def tags(self) -> dict[str, str]:
+        """Return the run's tags."""
+        return dict(self.store.client.get_run(self.run_id).data.tags)
+
+    def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+        """Write what is buffered and close the run."""
+        self.flush()
+        if status == "FINISHED":
+            self.set_phase("done")
+        self.store.client.set_terminated(self.run_id, status)
+        if self._lock:
+            self._lock.close()
+
+
+class RunLogger(Logger):
+    """Lightning's view of a tracked run."""
+
+    def __init__(self, run: TrackedRun) -> None:
+        super().__init__()
+        self.run = run
+
+    @property
+    def name(self) -> str:
+        """Unused: checkpoints lie in the run's working folder."""
+        return "fusionbench"
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return self.run.run_id
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Buffer points; Lightning's ``epoch`` says nothing that the step does not."""
+        self.run.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step or 0)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Do nothing: parameters come from the config."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return a tree's leaves by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            flat[name] = json.dumps(value, default=str)
+        else:
+            flat[name] = value
+    return flat

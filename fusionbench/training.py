@@ -1,0 +1,122 @@
+"""The Trainer of a run: checkpoints, early stopping, resuming."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+
+from fusionbench.callbacks import Costs, EpochSeed, StopAgain
+from fusionbench.config import Config
+from fusionbench.data.module import FusionData
+from fusionbench.errors import UserError
+from fusionbench.files import write_bytes
+from fusionbench.task import FusionTask
+from fusionbench.tracking import RunLogger, TrackedRun
+
+
+def trainer(config: Config, run: TrackedRun) -> L.Trainer:
+    """Build the Trainer that a config asks for.
+
+    Raises:
+        UserError: The accelerator or devices are not there.
+    """
+    options = config.trainer
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    quiet()
+    try:
+        return L.Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=options.strategy,
+            precision=options.precision,
+            max_epochs=options.max_epochs,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=options.gradient_clip,
+            limit_train_batches=options.limit_train_batches,
+            log_every_n_steps=config.tracking.log_every,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            deterministic="warn",
+            logger=RunLogger(run),
+            callbacks=_callbacks(config, run),
+            enable_progress_bar=options.progress,
+            enable_model_summary=False,
+            default_root_dir=run.folder,
+        )
+    except Exception as error:  # Lightning raises many kinds for what a machine lacks
+        raise UserError(f"the trainer cannot be set up: {' '.join(str(error).split())[:300]}") from None
+
+
+def quiet() -> None:
+    """Silence hints of Lightning's that do not concern a user of ours."""
+    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+
+
+def _callbacks(config: Config, run: TrackedRun) -> list[Callback]:
+    options = config.trainer
+    monitor = f"val/{options.monitor}"
+    mode = "min" if options.monitor == "ECE" else "max"
+    callbacks: list[Callback] = [EpochSeed(config.seed), StopAgain(), Costs(run)]
+    if options.patience:
+        callbacks.append(
+            EarlyStopping(monitor, mode=mode, patience=options.patience, check_on_train_epoch_end=True, min_delta=0.0)
+        )
+    if options.progress:
+        callbacks.append(RichProgressBar(leave=False))
+    callbacks.append(
+        ModelCheckpoint(
+            run.folder / "checkpoints",
+            filename="best",
+            monitor=monitor,
+            mode=mode,
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+    )
+    return callbacks
+
+
+def fit(trainer_: L.Trainer, task: FusionTask, source: FusionData, run: TrackedRun) -> None:
+    """Train, from the run's last checkpoint if it has one.
+
+    Raises:
+        UserError: No validation was good enough to keep, since the monitored metric was never a number.
+    """
+    last = run.folder / "checkpoints" / "last.ckpt"
+    trainer_.fit(
+        task,
+        train_dataloaders=source.train_dataloader(),
+        val_dataloaders=source.val_dataloader(),
+        ckpt_path=str(last) if last.exists() else None,
+        weights_only=True,
+    )
+    run.flush()
+
+
+def load_best(task: FusionTask, run: TrackedRun) -> None:
+    """Load the checkpoint with the best monitored validation metric.
+
+    Raises:
+        UserError: There is none.
+    """
+    best = run.folder / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        raise UserError(f"run {run.run_id} kept no checkpoint in '{best.parent}'; fit it again")
+    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    task.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def write_yaml(path: Path, config: Config) -> None:
+    """Write the resolved config as yaml."""
+    from omegaconf import OmegaConf
+
+    write_bytes(path, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())).encode())

@@ -1,0 +1,75 @@
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fusionbench.errors import UserError
+from fusionbench.metrics import HEADLINE
+from fusionbench.report.run_report import summarise
+
+CLASSES = ["benign", "malignant", "absent"]
+
+
+@pytest.fixture
+def table():
+    """Two splits; validation is scored perfectly, test is not; the last test cases lack shape."""
+    generator = np.random.default_rng(0)
+    target = np.tile([0, 1], 30)
+    good, poor = np.eye(3)[target] * 0.9, generator.dirichlet(np.ones(3), 60)
+    columns = {
+        "case": [str(index) for index in range(60)],
+        "group": [str(index // 3) for index in range(60)],
+        "split": ["val"] * 30 + ["test"] * 30,
+        "target": target,
+        "present.shape": [True] * 50 + [False] * 10,
+        "weight.shape": 0.5,
+    }
+    for k, name in enumerate(CLASSES):
+        columns[f"prob.{name}"] = np.where(np.arange(60) < 30, good[:, k], poor[:, k])
+        columns[f"branch.primary/shape.{name}"] = np.where(np.arange(60) < 50, good[:, k], np.nan)
+    return pd.DataFrame(columns)
+
+
+def test_scores_only_the_test_split(table, tmp_path):
+    summary = summarise(table, CLASSES, False, tmp_path / "report")
+    assert summary.scores["accuracy"] < 0.8
+    assert math.isnan(summary.scores["AP/absent"])
+    low, high = summary.intervals["accuracy"]
+    assert low < summary.scores["accuracy"] < high
+
+
+def test_branches_are_scored_where_they_saw_something(table, tmp_path):
+    summary = summarise(table, CLASSES, False, tmp_path)
+    assert summary.scores["branch/primary/shape/cases"] == 20
+    assert summary.scores["branch/primary/shape/mAP"] == 1
+    assert summary.intervals["branch/primary/shape/mAP"] == (1, 1)
+
+
+def test_files_are_whole(table, tmp_path):
+    summary = summarise(table, CLASSES, False, tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert (content["cases"], content["groups"], content["split"]) == (30, 10, "test")
+    assert content["scores"]["mAP"] == summary.scores["mAP"]
+    assert content["scores"]["AP/absent"] is None
+    assert set(content["intervals"]) >= set(HEADLINE)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in summary.figures} | {"metrics.json"}
+
+
+def test_same_seed_same_summary(table, tmp_path):
+    first, second = (summarise(table, CLASSES, False, tmp_path, seed=7) for _ in range(2))
+    assert first.intervals == second.intervals
+    assert first.intervals != summarise(table, CLASSES, False, tmp_path, seed=8).intervals
+
+
+def test_no_test_case(table, tmp_path):
+    with pytest.raises(UserError, match="no case of split 'test'"):
+        summarise(table[table["split"] == "val"], CLASSES, False, tmp_path)
+
+
+def test_branch_that_saw_nothing(table, tmp_path):
+    table["present.shape"] = False
+    summary = summarise(table, CLASSES, False, tmp_path)
+    assert summary.scores["branch/primary/shape/cases"] == 0
+    assert "branch/primary/shape/mAP" not in summary.scores

@@ -1,0 +1,79 @@
+import io
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from fusionbench.metrics import HEADLINE
+from fusionbench.report.tables import ResultRow, compact_count, csv, markdown, result_table
+
+INTERVALS = dict.fromkeys(HEADLINE, (0.9, 1.0))
+FUSED = ResultRow("EI (fusion)", dict.fromkeys(HEADLINE, 0.931), INTERVALS, 7_099_026, "abcdef0123456789")
+SHAPE = ResultRow("shape alone", dict.fromkeys(HEADLINE, 0.84), INTERVALS, 1_477_732, "bb")
+FAILED = ResultRow("ratings alone", {"mAP": float("nan")})
+ROWS = [FUSED, SHAPE, FAILED]
+
+
+def printed(width, rows=ROWS):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(result_table(rows, cases=79, groups=60, width=width))
+    return console.file.getvalue()
+
+
+def test_eighty_columns_hold_every_cell():
+    text = printed(80)
+    assert "…" not in text
+    assert text.count(".90-1.0") == 12
+    assert "7.10M" in text
+    assert "ratings alone" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "79 cases of 60 groups" in text
+
+
+def test_wide_terminal_holds_a_row_on_a_line():
+    line = next(line for line in printed(160).splitlines() if "EI" in line)
+    assert line.count("0.93 [0.90, 1.00]") == 6
+
+
+def test_best_is_bold_and_low_calibration_error_wins():
+    text = markdown(ROWS, cases=79, groups=60)
+    fused, shape, failed = text.splitlines()[2:5]
+    assert fused.count("**0.93 [0.90, 1.00]**") == 5
+    assert "| 0.93 [0.90, 1.00] |" in fused
+    assert shape.count("**") == 2
+    assert "`abcdef01`" in fused
+    assert "**" not in failed
+    assert failed.count("| - ") == 8
+    assert "Overlapping intervals are no verdict" in text
+
+
+def test_terminal_marks_the_best():
+    cells = list(result_table(ROWS, cases=1, groups=1).columns[1].cells)
+    assert [cell.style for cell in cells] == ["bold", "", ""]
+
+
+def test_equal_as_shown_is_equally_bold():
+    close = ResultRow("close", dict.fromkeys(HEADLINE, 0.9299))
+    text = markdown([FUSED, close], cases=1, groups=1)
+    assert all(line.count("**") == 12 for line in text.splitlines()[2:4])
+
+
+def test_one_row_is_not_best():
+    assert "**" not in markdown([FUSED], cases=1, groups=1)
+
+
+def test_csv_round_trip():
+    frame = pd.read_csv(io.StringIO(csv(ROWS)))
+    assert frame["mAP"][0] == 0.931
+    assert frame["ECE_high"][1] == 1.0
+    assert frame["trainable"][0] == 7_099_026
+    assert frame.loc[2, ["mAP", "mAP_low", "trainable"]].isna().all()
+    assert frame["run_id"][0] == "abcdef0123456789"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(None, "-"), (0, "0"), (999, "999"), (3_076, "3.1K"), (999_999, "1.00M"), (1_477_732, "1.48M"), (2**33, "8.59B")],
+)
+def test_counts(count, shown):
+    assert compact_count(count) == shown
