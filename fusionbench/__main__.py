@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
     return commands.add_parser(
         name, help=text.splitlines()[0], description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -69,7 +71,7 @@ def _predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         commands,
         "predict",
         "write a table of probabilities for each case\n\n"
-        "The cases are those of the run's own dataset, of a csv with a column for each modality, or of any data node.\n\n"
+        "The cases are those of the run's own dataset, of a csv with a column for each modality, or of a data node.\n\n"
         "  fusionbench predict RUN --split test\n"
         "  fusionbench predict RUN --csv new_cases.csv --out probabilities.csv",
     )

@@ -22,7 +22,7 @@ _declared: list[object] = []
 
 
 class _Finder(MetaPathFinder):
-    """Declares the schemas just before torchvision is found; stays in place, since some libraries probe before they import."""
+    """Declares the schemas just before torchvision is found; stays, since some libraries probe before they import."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -40,9 +40,9 @@ def _declare() -> None:
 
     if torch.version.cuda is not None or _extension_loads(Path(spec.origin).parent):
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        library.define(schema)
+        library.define(schema)  # type: ignore[no-untyped-call]
     _declared.append(library)
 
 

@@ -1,4 +1,4 @@
-"""From a checked config to objects: dataset, data, encoders, strategy, task, with every remaining mistake found here."""
+"""From a checked config to objects: dataset, data, encoders, strategy, task, remaining mistakes found on the way."""
 
 from __future__ import annotations
 

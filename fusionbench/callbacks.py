@@ -1,4 +1,4 @@
-"""What happens around training: costs, flushing to the tracker, reproducible epochs, stopping that survives a restart."""
+"""What happens around training: costs, flushing to the tracker, reproducible epochs, stopping again after a restart."""
 
 from __future__ import annotations
 

@@ -315,4 +315,3 @@ def _typed(where: str, annotation: str, value: object) -> Any:  # noqa: ANN401 -
         return adapter.validate_python(value)
     except ValidationError:
         raise UserError(f"'{where}' must be {annotation}, not {value!r}") from None
-

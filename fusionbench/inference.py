@@ -22,9 +22,7 @@ def rows(trainer: L.Trainer, task: FusionTask, loader: Any) -> Rows:  # noqa: AN
     return task.gathered()
 
 
-def predictions(
-    task: FusionTask, values: Rows, split: str, name: Callable[[str], str] = str
-) -> pd.DataFrame:
+def predictions(task: FusionTask, values: Rows, split: str, name: Callable[[str], str] = str) -> pd.DataFrame:
     """Return the table that reports read: ids, target, probabilities of the fused output and of every branch.
 
     Args:

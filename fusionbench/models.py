@@ -69,7 +69,9 @@ def read(folder: Path) -> ModelFiles:
     """
     path = folder / "model.json"
     if not path.is_file():
-        raise UserError(f"'{folder}' is no model: it has no model.json; give a run's id or the folder of its 'model' artifact")
+        raise UserError(
+            f"'{folder}' is no model: it has no model.json; give a run's id or the folder of its 'model' artifact"
+        )
     try:
         values = json.loads(path.read_text("utf-8"))
         return ModelFiles(
@@ -109,7 +111,9 @@ def check_same_problem(files: ModelFiles, problem: Problem) -> None:
         UserError: Says what differs.
     """
     if tuple(problem.classes) != files.classes:
-        raise UserError(f"the model knows the classes {', '.join(files.classes)}, the data {', '.join(problem.classes)}")
+        raise UserError(
+            f"the model knows the classes {', '.join(files.classes)}, the data {', '.join(problem.classes)}"
+        )
     if tuple(problem.modalities) != files.modalities:
         raise UserError(f"the model takes {', '.join(files.modalities)}, the data have {', '.join(problem.modalities)}")
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from fusionbench import __version__
 
 _PACKAGES = (
-    "torch lightning transformers timm torchmetrics peft mlflow albumentations numpy pandas scikit-learn safetensors"
-).split()
+    *("torch", "lightning", "transformers", "timm", "torchmetrics", "peft", "mlflow", "albumentations"),
+    *("numpy", "pandas", "scikit-learn", "safetensors"),
+)
 
 
 def git() -> dict[str, str]:

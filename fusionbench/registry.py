@@ -2,8 +2,8 @@
 
 Components are described by reading their source, never by importing them, so that ``list``, ``show`` and the check of a
 config need no torch. A component's keyword-only constructor arguments are its yaml options. A package outside the
-project adds components through an entry point, e.g. group ``fusionbench.fusion``, ``my_fusion = "my_package.my_fusion"``,
-where the module holds one class with ``@register``.
+project adds components through an entry point, e.g. group ``fusionbench.fusion``, ``my_fusion = "my_package.my_fusion"``
+for a module that holds one class with ``@register``.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _modules(kind: str) -> dict[str, tuple[str, Path]]:
     """Map each component's name to its module and source file."""
     folder = Path(__file__).parent / _FOLDERS[kind]
     package = "fusionbench." + _FOLDERS[kind].replace("/", ".")
-    found = {p.stem: (f"{package}.{p.stem}", p) for p in folder.glob("*.py") if "@register" in p.read_text("utf-8")}
+    found = {p.stem: (f"{package}.{p.stem}", p) for p in folder.glob("*.py") if "\n@register\n" in p.read_text("utf-8")}
     for point in entry_points(group=f"fusionbench.{kind}"):
         spec = importlib.util.find_spec(point.module)
         if spec and spec.origin:

@@ -114,7 +114,9 @@ def _check_start(config: Config, source: FusionData) -> None:
     covered = set(source.problem.modalities) if config.init.stage1 == "unimodal" else set(config.init.runs)
     for name in config.init.runs:
         if name not in source.problem.modalities:
-            raise UserError(f"init.runs names '{name}', no modality of the run{nearest(name, source.problem.modalities)}")
+            raise UserError(
+                f"init.runs names '{name}', no modality of the run{nearest(name, source.problem.modalities)}"
+            )
     if made.needs_unimodal and not covered >= set(source.problem.modalities):
         raise UserError(
             f"fusion '{config.fusion['name']}' with these options learns from stage-1 runs which modality is best: "
@@ -184,7 +186,15 @@ def fingerprint(config: Config, source: FusionData, states: Mapping[str, Unimoda
     kept = {key: tree[key] for key in ("encoder", "adapt", "fusion", "task", "optimizer", "scheduler", "seed")}
     unimportant = {"root", "num_workers", "cache", "path"}
     kept["data"] = {k: v for k, v in tree["data"].items() if k not in unimportant}
-    arithmetic = ("max_epochs", "patience", "monitor", "precision", "accumulate", "gradient_clip", "limit_train_batches")
+    arithmetic = (
+        "max_epochs",
+        "patience",
+        "monitor",
+        "precision",
+        "accumulate",
+        "gradient_clip",
+        "limit_train_batches",
+    )
     kept["trainer"] = {k: tree["trainer"][k] for k in arithmetic}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     digest.update(source.fingerprint.encode())
@@ -195,9 +205,7 @@ def fingerprint(config: Config, source: FusionData, states: Mapping[str, Unimoda
     return digest.hexdigest()[:24]
 
 
-def _fit_one(
-    session: Session, config: Config, source: FusionData, states: Mapping[str, UnimodalState]
-) -> Result:
+def _fit_one(session: Session, config: Config, source: FusionData, states: Mapping[str, UnimodalState]) -> Result:
     """Train, test and track one run, or go on with it."""
     run_id = fingerprint(config, source, states)
     run = session.store.find_unfinished(run_id) if session.resume else None
@@ -270,7 +278,12 @@ def _log_model(run: TrackedRun, task: FusionTask, config: Config, source: Fusion
 
 
 def _log_test(
-    session: Session, run: TrackedRun, task: FusionTask, config: Config, source: FusionData, trainer: Any  # noqa: ANN401
+    session: Session,
+    run: TrackedRun,
+    task: FusionTask,
+    config: Config,
+    source: FusionData,
+    trainer: Any,  # noqa: ANN401
 ) -> None:
     """Score the test split, and for a run that can be a stage 1 the training cases, and track the report."""
     if config.fusion["name"] == "unimodal":

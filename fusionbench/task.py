@@ -84,14 +84,13 @@ class FusionTask(L.LightningModule):
         bad = [name for name, value in terms.items() if not torch.isfinite(value)]
         return (
             f"the loss is not finite in epoch {self.current_epoch}, step {self.global_step} (terms: {', '.join(bad)}; "
-            f"cases: {', '.join(batch.case_id)}): look at these cases, or lower optimizer.lr or set trainer.gradient_clip"
+            f"cases: {', '.join(batch.case_id)}): look at these, lower optimizer.lr or set trainer.gradient_clip"
         )
 
     def on_validation_epoch_start(self) -> None:
         """Forget the rows of the epoch before."""
         self.rows = {}
 
-    on_test_epoch_start = on_validation_epoch_start
     on_predict_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -110,8 +109,10 @@ class FusionTask(L.LightningModule):
         for key, values in rows.items():
             self.rows.setdefault(key, []).extend(values)
 
-    test_step = validation_step
-    predict_step = validation_step
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> bool:
+        """Keep each case's prediction; true, since Lightning warns of None."""
+        self.validation_step(batch, batch_idx)
+        return True
 
     def on_validation_epoch_end(self) -> None:
         """Score all cases, each once, whatever the number of ranks and the padding of their last batch."""

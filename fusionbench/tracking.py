@@ -50,7 +50,8 @@ class Store:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for name in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.folder = Path(options.folder).absolute()
         self.uri = store_uri(options)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -112,8 +113,8 @@ class Store:
     def anonymous(self, identifier: str) -> str:
         """Return a keyed hash of a case or patient id, stable within this store.
 
-        The key lies in the store's folder and is never tracked, so ids as short as "0042" cannot be found by trial; teams
-        that compare runs from several machines share one by ``$FUSIONBENCH_ID_KEY``.
+        The key lies in the store's folder and is never tracked, so ids as short as "0042" cannot be found by trial;
+        teams that compare runs from several machines share one by ``$FUSIONBENCH_ID_KEY``.
         """
         return hmac.new(self._key(), identifier.encode(), hashlib.sha256).hexdigest()[:16]
 
@@ -176,7 +177,7 @@ class TrackedRun:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"run {self.run_id} is being worked on by another process; wait for it or stop it") from None
+            raise UserError(f"run {self.run_id} is in the hands of another process; wait for it or stop it") from None
 
     def resume(self) -> None:
         """Go on with a run that was cut off: set it running again and learn which points it already has."""
@@ -235,7 +236,7 @@ class TrackedRun:
         try:
             return Path(self.store.client.download_artifacts(self.run_id, path))
         except (MlflowException, OSError):
-            raise UserError(f"run {self.run_id} has no artifact '{path}'; it did not end well, so fit it again") from None
+            raise UserError(f"run {self.run_id} has no artifact '{path}'; it did not end well: fit it again") from None
 
     def metrics(self) -> dict[str, float]:
         """Return the last value of every metric."""

@@ -59,7 +59,7 @@ class Batch(NamedTuple):
     """Cases on their way into a strategy.
 
     ``inputs`` maps a modality to image (B, S, C, H, W) float32, text (B, L) int64 token ids, or table (B, F) float32.
-    ``present`` is (B, M) bool in the order of ``Problem.modalities``; what is absent holds zeros and must never be read.
+    ``present`` is (B, M) bool in the order of ``Problem.modalities``; what is absent holds zeros and must not be read.
     ``target`` is (B,) int64, or (B, K) float32 when multi-label, and -1 where unknown. ``group_id`` is the patient.
     """
 

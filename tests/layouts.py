@@ -99,7 +99,7 @@ def make_mmc_amd(folder: Path, *, layout: str = "release", split: str = "splitAP
                 for side in ("l", "r") if eye == 0 else ("l",):
                     name = f"{letter}-{patient}-{side}"
                     listed["cfp"].append((f"f-{name}", label))
-                    octs = [f"o-{name}_{i}" for i in range(3)] if eye == 1 else [f"o-{name}"]
+                    octs = [f"o-{name}_{i}" for i in (2, 0, 1)] if eye == 1 else [f"o-{name}"]
                     listed["oct"] += [(oct_name, label) for oct_name in octs]
         listed["cfp"].append((f"f-h-{number}91", 0))
         listed["oct"].append((f"o-w-{number}92-r_1", 3))

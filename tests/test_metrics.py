@@ -41,9 +41,7 @@ def plain_scores(scores, truth, decided):
 def multiclass(cases, labels, seed, ties=False, absent=None):
     generator = np.random.default_rng(seed)
     target = generator.choice([k for k in range(labels) if k != absent], cases)
-    scores = generator.dirichlet(np.ones(labels), cases) * 0.6 + np.eye(labels)[target] * 0.4 * generator.random(
-        (cases, 1)
-    )
+    scores = generator.dirichlet(np.ones(labels), cases) + np.eye(labels)[target] * generator.random((cases, 1))
     scores = scores / scores.sum(axis=1, keepdims=True)
     return (scores.round(1) if ties else scores), target
 
@@ -137,14 +135,9 @@ def test_calibration_takes_the_top_class():
 
 
 def test_calibration_bins_include_their_upper_edge():
-    confidence = [
-        0.6,
-        9.5 / 15,
-        0.0,
-    ]  # 0.6 = 9 / 15 is the upper edge of the ninth bin, the next case lies in the tenth
-    result = evaluate(
-        torch.tensor(confidence, dtype=torch.float64)[:, None], torch.tensor([[0], [1], [0]]), ["a"], True
-    )
+    # 0.6 = 9 / 15 is the upper edge of the ninth bin, the next case lies in the tenth.
+    scores = torch.tensor([[0.6], [9.5 / 15], [0.0]], dtype=torch.float64)
+    result = evaluate(scores, torch.tensor([[0], [1], [0]]), ["a"], multilabel=True)
     assert result["ECE"] == pytest.approx((0.6 + (1 - 9.5 / 15)) / 3)
 
 

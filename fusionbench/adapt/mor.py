@@ -9,7 +9,7 @@ from fusionbench.registry import register
 
 @register
 class MoR(Adaptation):
-    """Mixture of Low-varied-Ranks Adaptation: LoRAs of several ranks under a router with a bypass (EI, Sec. 3.4, Eq. 4).
+    """Mixture of Low-varied-Ranks Adaptation: LoRAs of several ranks, a router with a bypass (EI, Sec. 3.4, Eq. 4).
 
     As the authors' code has it, where the paper leaves it open: fc1 and fc2 of every block; α = 2 · rank; a router with
     bias whose softmax is taken for each token (the paper says "per instance"); weights are not renormalised when the

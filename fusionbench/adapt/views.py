@@ -1,7 +1,7 @@
 """One frozen backbone, many adapter sets: a strategy's encoders as named views.
 
-With a frozen base, a modality's encoder is a view: the one backbone in memory plus that view's adapter set. Views of one
-backbone whose token shapes agree go through it in one pass: the base's products run over all of them at once, the
+With a frozen base, a modality's encoder is a view: the one backbone in memory plus that view's adapter set. Views of
+one backbone whose token shapes agree go through it in one pass: the base's products run over all of them at once, the
 adapters as one batched product over the view axis. Where shapes differ, or the base itself is trained, the same call
 runs view by view, with equal results.
 """
@@ -87,7 +87,7 @@ class Views(nn.Module):
     def encoder(self, view: str) -> Encoder:
         """Return the backbone behind a view."""
         backbone = self.backbones[self.address[view][0]]
-        assert isinstance(backbone, Encoder)  # noqa: S101 - ModuleDict forgets the type
+        assert isinstance(backbone, Encoder)
         return backbone
 
     def width(self, view: str) -> int:

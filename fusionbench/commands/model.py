@@ -109,7 +109,9 @@ def _csv_node(files: ModelFiles, path: Path) -> Node:
         if specs[name]["kind"] in ("image", "slices"):
             nodes[name] |= {"instances": specs[name]["instances"]}
     sizes = {s["size"] for s in specs.values() if s["kind"] in ("image", "slices")}
-    kept = {k: v for k, v in files.config.data.items() if k in config.data_options() and k not in ("root", "modalities")}
+    kept = {
+        k: v for k, v in files.config.data.items() if k in config.data_options() and k not in ("root", "modalities")
+    }
     labels = {"targets": list(files.classes)} if files.multilabel else {"classes": list(files.classes)}
     size = {"size": sizes.pop()} if sizes else {}
     return {"name": "csv", "path": str(path), "modalities": nodes, **labels, **size, **kept}

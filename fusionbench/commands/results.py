@@ -14,6 +14,4 @@ def print_results(results: Sequence[Result], console: Console) -> None:
     rows = [ResultRow(r.strategy, r.scores, r.intervals, r.trainable, r.run_id) for r in ordered]
     main = results[-1]
     title = f"Test split: {main.cases} cases of {main.groups} groups"
-    console.print(
-        result_table(rows, cases=main.cases, groups=main.groups, width=console.width, title=title)
-    )
+    console.print(result_table(rows, cases=main.cases, groups=main.groups, width=console.width, title=title))

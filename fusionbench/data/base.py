@@ -46,6 +46,7 @@ class Dataset(ABC):
         classes: Class names in label order.
         modalities: All that the dataset offers, by name, in the order in which strategies see them.
         multilabel: Whether a case can have several classes.
+        known_leak: Why an official split has groups on both sides, if it has; checks then warn instead of refusing.
     """
 
     version: ClassVar[str] = "1"
@@ -56,6 +57,7 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     modalities: Mapping[str, ModalitySpec]
     multilabel: bool = False
+    known_leak: str = ""
 
     @abstractmethod
     def cases(self) -> pd.DataFrame:

@@ -54,9 +54,7 @@ class Cases(TorchDataset[Batch]):
         train: Choose pictures and slices at random; else the first pictures, and slices in equal steps.
     """
 
-    def __init__(
-        self, data: CaseData, rows: np.ndarray, transform: Mapping[str, Transform], train: bool
-    ) -> None:
+    def __init__(self, data: CaseData, rows: np.ndarray, transform: Mapping[str, Transform], train: bool) -> None:
         self.data, self.rows, self.transform, self.train = data, rows, transform, train
 
     def __len__(self) -> int:
@@ -102,11 +100,12 @@ def choose_slices(count: int, wanted: int, rng: np.random.Generator | None) -> n
     centres = step / 2 + step * np.arange(wanted)
     if rng is not None:
         centres = centres + rng.uniform(-step / 2, step / 2, wanted)
-    return np.rint(centres).astype(int).clip(0, count - 1)
+    chosen: np.ndarray = np.rint(centres).astype(int).clip(0, count - 1)
+    return chosen
 
 
 def choose_images(count: int, wanted: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Return ``wanted`` of ``count`` pictures: random ones if there is a generator, else the first; repeated if too few."""
+    """Return ``wanted`` of ``count`` pictures: random ones if there is a generator, else the first; too few repeat."""
     order = np.arange(count) if rng is None else rng.permutation(count)
     return np.resize(order, wanted)
 

@@ -25,7 +25,7 @@ def read_table(path: Path, *, names: list[str] | None = None) -> pd.DataFrame:
         UserError: The file is no such table.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", names=names, index_col=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, names=names, index_col=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().replace("\n", " ")
         raise UserError(f"'{path}' could not be read as a comma-separated table in UTF-8: {reason}") from error

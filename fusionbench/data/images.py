@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
-from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -22,6 +20,7 @@ from PIL import ExifTags, Image, ImageOps
 from fusionbench.data.assets import home
 from fusionbench.data.threads import in_threads
 from fusionbench.errors import UserError
+from fusionbench.files import write_bytes
 
 if TYPE_CHECKING:
     from fusionbench.data.base import Dataset
@@ -201,7 +200,7 @@ class ImageCache:
         digests = in_threads(lambda item: _attempt(dataset.digest, item), items, "hashing")
         if len(_digests) > known:
             _load_digests(table)
-            _write(table, json.dumps([[*key, digest] for key, digest in sorted(_digests.items())]).encode())
+            write_bytes(table, json.dumps([[*key, digest] for key, digest in sorted(_digests.items())]).encode())
         return dict(zip(items, digests, strict=True))
 
     def _store(self, dataset: Dataset, item: str, digest: str) -> UserError | None:
@@ -214,7 +213,7 @@ class ImageCache:
         volume = image[None] if image.shape[-1] in (1, 3) else image[..., None]
         buffer = io.BytesIO()
         np.save(buffer, np.stack([resize(picture, self._size) for picture in volume]))
-        _write(self._path(digest), buffer.getvalue())
+        write_bytes(self._path(digest), buffer.getvalue())
         return None
 
 
@@ -233,15 +232,3 @@ def _load_digests(table: Path) -> int:
     except (OSError, ValueError, TypeError):
         return len(_digests)
     return len(_digests)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -80,7 +80,7 @@ class FusionData(L.LightningDataModule):
         """Read table and cells; nothing of this is done again in ``setup``."""
         predicting = self._fitted is not None
         table = self.dataset.cases()
-        validate_table(self.dataset, table, need_labels=not predicting)
+        validate_table(self.dataset, table, need_labels=not predicting, modalities=list(self._specs))
         cells = self._image_cells(table)
         cells |= {n: table[n].tolist() for n, s in self._specs.items() if not s.is_image}
         has = np.array([[_is_there(c) for c in cells[name]] for name in self._specs]).T.reshape(len(table), -1)
@@ -118,18 +118,20 @@ class FusionData(L.LightningDataModule):
             if lost:
                 self.notes.append(f"{lost} of {len(items)} files of '{name}' are missing or unreadable")
             if items and not good:
-                raise UserError(f"none of the {len(items)} files of modality '{name}' is there, e.g. '{next(iter(items))}'")
+                first = next(iter(items))
+                raise UserError(f"none of the {len(items)} files of modality '{name}' is there, e.g. '{first}'")
         return cells
 
     def _drop_empty(
         self, table: pd.DataFrame, cells: dict[str, list[Any]], has: np.ndarray
     ) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
-        keep = has.any(axis=1)
+        keep: np.ndarray = np.asarray(has.any(axis=1))
         if not keep.any():
             raise UserError(f"no case has any of the modalities {', '.join(self._specs)}")
         if not keep.all():
             self.notes.append(f"{(~keep).sum()} of {len(keep)} cases have none of {', '.join(self._specs)}: left out")
-        return table[keep].reset_index(drop=True), {n: [v for v, k in zip(c, keep, strict=True) if k] for n, c in cells.items()}
+        kept = {name: [v for v, k in zip(values, keep, strict=True) if k] for name, values in cells.items()}
+        return table.loc[keep].reset_index(drop=True), kept
 
     def _check_training(self, present: np.ndarray) -> None:
         if self._fitted is not None:

@@ -49,10 +49,11 @@ class HFText(Encoder):
         super().__init__(spec, checkpointing)
         self.net = _build(model, weights, config)
         self.pool_kind = pool
-        self.width = int(self.net.config.hidden_size)
+        settings: Any = self.net.config
+        self.width = int(settings.hidden_size)
         self.depth = len(_layers(self.net))
-        self.pad_id = int(self.net.config.pad_token_id or 0)
-        self.longest = int(self.net.config.max_position_embeddings)
+        self.pad_id = int(settings.pad_token_id or 0)
+        self.longest = int(settings.max_position_embeddings)
 
     @classmethod
     def load_tokenizer(cls, options: Mapping[str, Any]) -> Tokenizer:
@@ -66,15 +67,19 @@ class HFText(Encoder):
             UserError: The text is longer than the model has positions.
         """
         if inputs.shape[1] > self.longest:
-            raise UserError(f"a text has {inputs.shape[1]} tokens, the encoder takes {self.longest}: set data.text_length")
+            raise UserError(
+                f"a text has {inputs.shape[1]} tokens, the encoder takes {self.longest}: set data.text_length"
+            )
         mask = inputs != self.pad_id
         mask[:, 0] = True
-        return Tokens(self.net.embeddings(inputs), mask)
+        embeddings: Any = self.net.embeddings
+        return Tokens(embeddings(inputs), mask)
 
     def layer(self, index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """Run one transformer layer."""
         out = _layers(self.net)[index](values_BND, attention_mask=attention_mask(mask_BN))
-        return out[0] if isinstance(out, tuple) else out
+        values: Tensor = out[0] if isinstance(out, tuple) else out
+        return values
 
     def pool(self, tokens: Tokens) -> Tensor:
         """Return the first token, or the mean over the text's own tokens."""
@@ -149,7 +154,7 @@ def _build(model: str | None, weights: str, config: Mapping[str, Any] | None) ->
 def _plain(net: nn.Module) -> nn.Module:
     """Drop BERT's pooler, which is never read and would be trained for nothing."""
     if getattr(net, "pooler", None) is not None:
-        net.pooler = None
+        net.register_module("pooler", None)
     _layers(net)
     return net
 

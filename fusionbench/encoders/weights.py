@@ -31,5 +31,5 @@ def hub_failed(model: str, error: Exception) -> UserError:
     """Return the one sentence for weights that the hub did not give."""
     reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"the weights of '{model}' could not be had from the hub ({reason}); give a local file with encoder.weights=PATH"
+        f"the weights of '{model}' could not be had from the hub ({reason}); give a local file: encoder.weights=PATH"
     )

@@ -22,7 +22,7 @@ class Criterion(Protocol):
     """The loss that the task chose: cross-entropy, or BCE when multi-label."""
 
     def __call__(self, logits: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
-        """Average the loss of logits (B, K) over the cases where ``present`` (B,) is true, all by default; 0 if none is."""
+        """Average the loss of logits (B, K) over the cases where ``present`` (B,) is true; 0 if none is."""
 
     def each(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each case, (B,)."""
@@ -106,7 +106,8 @@ class Strategy(nn.Module, ABC):
     def by_case(self, rows: Tensor, modality: str) -> Tensor:
         """Turn (B·S, ...) back into (B, S, ...); S is 1 for text and tables."""
         spec = self.problem.modalities[modality]
-        return rows.unflatten(0, (-1, spec.instances if spec.is_image else 1))
+        slices = spec.instances if spec.is_image else 1
+        return rows.reshape(-1, slices, *rows.shape[1:])
 
 
 class LateFusion(Strategy):

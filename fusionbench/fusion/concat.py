@@ -15,7 +15,7 @@ from fusionbench.types import Output, Problem
 
 @register
 class Concat(LateFusion):
-    """One linear layer on the modalities' vectors side by side, zeros for an absent one: the plainest fusion there is."""
+    """One linear layer on the modalities' vectors side by side, zeros for an absent one: the plainest fusion."""
 
     def __init__(self, problem: Problem, pool: EncoderPool) -> None:
         super().__init__(problem, pool)

@@ -45,7 +45,7 @@ class BinaryCrossEntropy(nn.Module):
         self.weight: Tensor | None
 
     def each(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Rank cases by soft-target cross-entropy, (B, K) and (B, K) to (B,), as EI's code compares modalities on MRNet."""
+        """Return each case's soft-target cross-entropy, (B,), by which EI's code compares modalities on MRNet."""
         return F.cross_entropy(logits, target, reduction="none")
 
     def forward(self, logits: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:

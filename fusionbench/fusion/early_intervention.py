@@ -20,15 +20,15 @@ from fusionbench.types import Batch, Output, Problem
 class EarlyIntervention(Strategy):
     """EI: class tokens of the other modalities enter each modality's encoder before its first layer.
 
-    Early Intervention for Multimodal Imaging based Disease Recognition, arXiv 2603.17514. Each modality has two views of
-    its encoder: an auxiliary one, whose class token steers the other modalities (Eq. 1), and a primary one, whose
+    Early Intervention for Multimodal Imaging based Disease Recognition, arXiv 2603.17514. Each modality has two views
+    of its encoder: an auxiliary one, whose class token steers the other modalities (Eq. 1), and a primary one, whose
     sequence is extended at its end by the others' intervention tokens (Eq. 2). A gate weighs the primary predictions
     (Eq. 3); the loss is Eq. 5-8. Algorithm 1 shows one adapter; the published parameter counts need one for each
     ordered pair of modalities, LayerNorm → Linear → GELU → Linear with 384 hidden units whatever the width.
 
     Defaults follow the authors' code where it and the paper differ, since it gives the published parameter counts:
-    gate input and fused logits are detached, so the loss of the fused prediction trains the gate alone; the gate loss is
-    the negative log-likelihood of the softmaxed weights (their corrected version). Ours: any encoder with a class
+    gate input and fused logits are detached, so the loss of the fused prediction trains the gate alone; the gate loss
+    is the negative log-likelihood of the softmaxed weights (their corrected version). Ours: any encoder with a class
     token serves, vision or text, and widths may differ; a missing modality gives no intervention token (attention
     over it is masked), no branch loss and gate weight 0, the other weights being renormalised; where the prior's
     modality is missing, the next best takes its place.
@@ -46,7 +46,8 @@ class EarlyIntervention(Strategy):
             loss times its ``gaps`` (the code); ``none``: no gate loss.
         gaps: With ``per_sample``, a factor for each modality in order, e.g. ``[1, 0.001]``.
         primary_pool: Pooling of the primary class tokens over slices.
-        aux_pool: Pooling over slices of the auxiliary logits and, apart from them, class tokens; ``mean`` is the paper's.
+        aux_pool: Pooling over slices of the auxiliary logits and, apart from them, of the class tokens; the paper's is
+            ``mean``.
     """
 
     adds_tokens: ClassVar[bool] = True
@@ -158,7 +159,7 @@ class EarlyIntervention(Strategy):
             if weight:
                 terms[name] = weight * criterion(logits, batch.target, output.branch_present[name])
         if self.lambda_gate and self.prior != "none":
-            assert output.weights is not None  # noqa: S101 - forward always sets them
+            assert output.weights is not None
             wanted = self._wanted(output, batch, criterion)
             chosen = output.weights.gather(1, wanted[:, None]).clamp(min=0)
             terms["gate"] = self.lambda_gate * -torch.log(chosen + 1e-8).mean()
@@ -180,7 +181,7 @@ class EarlyIntervention(Strategy):
         return self.prior == "best" and self.lambda_gate > 0
 
     def load_unimodal(self, states: Mapping[str, UnimodalState]) -> None:
-        """Start both roles from stage 1: the auxiliary keeps its head, the primary gets a fresh one; rank the modalities."""
+        """Start both roles from stage 1: the auxiliary keeps its head, the primary's is fresh; rank the modalities."""
         super().load_unimodal(states)
         for name, state in states.items():
             self.auxiliary_heads[name].load_state_dict(state.head)

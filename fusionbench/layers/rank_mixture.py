@@ -29,8 +29,8 @@ class ViewSelector:
 class RankMixtureLinear(nn.Module):
     """``Wh + b + Σ_k w_k s B_k A_k h``: LoRA, LoRA-MoE and MoR in one layer (EI, arXiv 2603.17514, Eq. 4).
 
-    The A_k of all ranks lie side by side in ``down`` (V, R, in) and the B_k in ``up`` (V, out, R), with R the sum of the
-    ranks; the router's rows are appended to ``down``, so one view's update is two matrix products and several views'
+    The A_k of all ranks lie side by side in ``down`` (V, R, in) and the B_k in ``up`` (V, out, R), R being the sum of
+    the ranks; the router's rows are appended to ``down``, so one view's update is two matrix products and several views'
     are two batched ones. The routing weights w are a softmax for each token, multiplied into the R-wide middle.
     The scale s = α / r = 2 is the authors' code's; Eq. 4 leaves it out.
 
@@ -61,20 +61,20 @@ class RankMixtureLinear(nn.Module):
         self.scale = scale
         self.bypass = int(bypass)
         total = sum(ranks)
-        like = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.down = nn.Parameter(torch.empty(views, total, base.in_features, **like))
-        self.up = nn.Parameter(torch.zeros(views, base.out_features, total, **like))
+        like = base.weight.detach()
+        self.down = nn.Parameter(like.new_empty(views, total, base.in_features))
+        self.up = nn.Parameter(like.new_zeros(views, base.out_features, total))
         self.experts = len(ranks) + self.bypass if routed else 0
         if routed:
-            self.route_weight = nn.Parameter(torch.empty(views, self.experts, base.in_features, **like))
-            self.route_bias = nn.Parameter(torch.empty(views, self.experts, **like))
+            self.route_weight = nn.Parameter(like.new_empty(views, self.experts, base.in_features))
+            self.route_bias = nn.Parameter(like.new_empty(views, self.experts))
         expert_of_rank = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(list(ranks)))
         self.register_buffer("expert_of_rank", expert_of_rank, persistent=False)
         self.expert_of_rank: Tensor
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw A and the router as ``nn.Linear`` does (Kaiming uniform, a = √5); B is zero, so nothing changes at first."""
+        """Draw A and the router as ``nn.Linear`` does (Kaiming uniform, a = √5); B is zero, so nothing changes yet."""
         bound = 1 / math.sqrt(self.base.in_features)
         nn.init.uniform_(self.down, -bound, bound)
         nn.init.zeros_(self.up)
@@ -97,10 +97,11 @@ class RankMixtureLinear(nn.Module):
         if not self.experts:
             return torch.bmm(hidden, down.mT) * self.scale
         both = torch.cat([down, _pick(self.route_weight, views)], dim=1)
-        low, logits = torch.bmm(hidden, both.mT).split([down.shape[1], self.experts], dim=-1)
+        low, logits = torch.split(torch.bmm(hidden, both.mT), [down.shape[1], self.experts], dim=-1)
         logits = logits + _pick(self.route_bias, views)[:, None]
         weights = logits.float().softmax(dim=-1).to(low.dtype)[..., self.bypass :]
-        return low * (weights * self.scale)[..., self.expert_of_rank]
+        weighted: Tensor = low * (weights * self.scale)[..., self.expert_of_rank]
+        return weighted
 
 
 def _pick(parameter: Tensor, views: tuple[int, ...]) -> Tensor:

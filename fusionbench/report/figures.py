@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fusionbench.files import write_bytes
 from fusionbench.report.curves import draw_calibration, draw_pr, draw_roc
-from fusionbench.report.files import write_atomic
 from fusionbench.report.matrices import draw_confusion, draw_label_confusions
 from fusionbench.report.predictions import gate_weights, groups, probabilities, targets
 from fusionbench.report.weights import draw_gate_weights
@@ -48,7 +48,7 @@ def draw(predictions: pd.DataFrame, classes: Sequence[str], multilabel: bool, fo
     weights = gate_weights(predictions)
     if len(weights.columns):
         figures["gate_weights"] = draw_gate_weights(weights, truth_NK, classes, note)
-    return [write_atomic(folder / f"{name}.png", _png(figure)) for name, figure in figures.items()]
+    return [write_bytes(folder / f"{name}.png", _png(figure)) for name, figure in figures.items()]
 
 
 def _note(predictions: pd.DataFrame) -> str:

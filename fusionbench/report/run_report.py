@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from fusionbench.files import write_bytes
 from fusionbench.metrics import HEADLINE, evaluate
 from fusionbench.report import predictions as table
 from fusionbench.report.bootstrap import group_intervals
 from fusionbench.report.figures import draw
-from fusionbench.report.files import write_atomic
 
 Intervals = dict[str, tuple[float, float]]
 
@@ -63,7 +63,7 @@ def summarise(
             intervals |= {f"branch/{branch}/{name}": bounds for name, bounds in branch_intervals.items()}
     figures = draw(test, classes, multilabel, folder)
     content = _json(scores, intervals, cases=len(test), groups=len(set(table.groups(test))), seed=seed)
-    write_atomic(folder / "metrics.json", content)
+    write_bytes(folder / "metrics.json", content)
     return RunSummary(scores, intervals, figures)
 
 

@@ -55,7 +55,7 @@ def slant_ticks(axes: Axes) -> None:
 def legend(figure: Figure, axes: Axes) -> None:
     """Put the legend below the axes, where it hides nothing, and make the figure taller by its height."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) <= 34 else 1
+    columns = 2 if max(map(len, labels)) <= 32 else 1
     rows = -(-len(labels) // columns)
     figure.set_figheight(figure.get_figheight() + 0.2 * rows)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)

@@ -196,9 +196,9 @@ def test_a_class_absent_from_test_is_a_warning():
 
 
 def test_a_modality_that_no_training_case_has_is_an_error():
-    table = sound(photo=[(), (), ("x.png",), (), (), ()])
-    dataset = Table(table, modalities={"notes": ModalitySpec("text"), "photo": ModalitySpec("image")})
-    with pytest.raises(UserError, match="no training case has the modality 'photo'"):
+    table = sound(labs=[None, None, (1.0,), None, None, None])
+    dataset = Table(table, modalities={"notes": ModalitySpec("text"), "labs": ModalitySpec("table", columns=("age",))})
+    with pytest.raises(UserError, match="no training case has the modality 'labs'"):
         validate_table(dataset, table, need_labels=True)
     validate_table(dataset, table, need_labels=True, modalities=["notes"])
 

@@ -62,6 +62,7 @@ def test_without_a_group_each_case_is_its_own_with_a_warning(tmp_path):
     ("labels", "options", "classes", "expected"),
     [
         (["b", "a", ""], {}, ("a", "b"), [1, 0, -1]),
+        (["b", "-1", " a "], {}, ("a", "b"), [1, -1, 0]),
         (["b", "a", "-1"], {"classes": ["b", "a"]}, ("b", "a"), [0, 1, -1]),
         (["2", "0.0", "1"], {}, ("0", "1", "2"), [2, 0, 1]),
         (["1", "0", "x"], {"classes": ["x", "y"]}, ("x", "y"), [1, 0, 0]),

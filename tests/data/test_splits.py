@@ -51,6 +51,12 @@ def test_a_class_of_three_patients_reaches_every_split_and_one_of_two_stays_in_t
     assert set(split[cases["label"] == 8]) == {"train"}
 
 
+def test_small_classes_are_split_although_a_share_asks_for_more_folds_than_they_have_patients():
+    cases = pd.DataFrame([(f"c{i}", f"p{i}", i % 4) for i in range(12)], columns=["case_id", "group_id", "label"])
+    split = split_cases(cases, cases["label"], (0.8, 0.1, 0.1), 0)
+    assert set(split) == {"train", "val", "test"}
+
+
 def test_a_share_of_zero_makes_no_split():
     cases = table(30, 2)
     assert set(split_cases(cases, cases["label"], (0.8, 0.2, 0), 0)) == {"train", "val"}

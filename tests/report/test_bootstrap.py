@@ -82,16 +82,28 @@ def test_weighting_equals_repeating(multilabel):
             assert result[name][row] == pytest.approx(wanted[name], abs=1e-6), name
 
 
+@pytest.mark.parametrize(
+    ("scores", "target"),
+    [([[0.9, 0.1], [0.1, 0.9]], [[0, 1], [1, 0]]), ([[0.6], [9.5 / 15], [0.0]], [[0], [1], [0]])],
+)
+def test_degenerate_cases_are_scored_as_by_evaluate(scores, target):
+    """Both rates 0; a score on a bin's edge."""
+    wanted = evaluate(torch.tensor(scores, dtype=torch.float64), torch.tensor(target), CLASSES[: len(scores[0])], True)
+    result = weighted_scores(np.array(scores), np.array(target), np.ones((1, len(scores))))
+    for name in HEADLINE:
+        assert result[name][0] == pytest.approx(wanted[name]), name
+
+
 def test_intervals_resample_groups():
     """Percentiles of a plain loop that draws patients with the same counts and repeats their cases."""
     scores, target, groups = table(multilabel=False)
     names = sorted(set(groups))
-    counts = np.random.default_rng(5).multinomial(len(names), [1 / len(names)] * len(names), size=80)
+    counts = np.random.default_rng(5).multinomial(len(names), [1 / len(names)] * len(names), size=40)
     plain = []
     for count in counts:
         weight = np.array([count[names.index(group)] for group in groups], dtype=float)
         plain.append(plain_headline(scores, target, weight, multilabel=False))
-    result = group_intervals(scores, target, groups, CLASSES, False, resamples=80, level=0.9, seed=5)
+    result = group_intervals(scores, target, groups, CLASSES, False, resamples=40, level=0.9, seed=5)
     for name in ("mAP", "mAUC", "mS2", "accuracy", "F1"):
         wanted = np.nanquantile([sample[name] for sample in plain], [0.05, 0.95])
         assert result[name] == pytest.approx(tuple(wanted)), name
