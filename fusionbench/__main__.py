@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -126,6 +127,7 @@ def _ui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parse(list(sys.argv[1:] if arguments is None else arguments))
+    warnings.formatwarning = _one_line
     try:
         return int(import_module(f"fusionbench.commands.{options.command}").run(options))
     except UserError as error:
@@ -136,6 +138,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; 'fusionbench fit --resume' goes on from the last finished epoch", file=sys.stderr)
         return 130
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Show a warning as its sentence alone."""
+    return f"warning: {message}\n"
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

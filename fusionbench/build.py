@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 from fusionbench import metrics, registry
 from fusionbench.adapt.base import Adaptation
 from fusionbench.adapt.views import EncoderPool
@@ -118,13 +120,14 @@ def _options(node: Node) -> Node:
 
 
 def strategy(config: Config, problem: Problem) -> Strategy:
-    """Build the strategy with its encoders; weights are loaded here."""
+    """Build the strategy with its encoders; weights are loaded here, and what starts at random depends on the seed alone."""
     nodes = encoder_nodes(config, problem.modalities)
     kinds: dict[str, tuple[type[Encoder], Node]] = {
         name: (registry.describe("encoder", node["name"]).load(), _options(node)) for name, node in nodes.items()
     }
     method: Adaptation = registry.describe("adapt", config.adapt["name"]).load()(**_options(config.adapt))
-    pool = EncoderPool(problem.modalities, kinds, method)
+    pool = EncoderPool(problem.modalities, kinds, method, config.seed)
+    torch.manual_seed(config.seed)
     made: Strategy = registry.describe("fusion", config.fusion["name"]).load()(problem, pool, **_options(config.fusion))
     return made
 

@@ -44,10 +44,7 @@ class TrainerOptions:
         patience: Validations without improvement after which training stops; 0: never.
         monitor: Validation metric that selects the checkpoint and stops, higher is better.
         precision: Lightning's name, e.g. ``32-true``, ``bf16-mixed``, ``bf16-true``.
-        accelerator: ``auto``, ``cpu`` or ``gpu``.
-        devices: How many of them.
-        num_nodes: Machines.
-        strategy: ``auto`` or ``ddp``.
+        accelerator: ``auto``, ``cpu`` or ``gpu``; a run is one process on one device.
         accumulate: Batches whose gradients are added up before a step.
         gradient_clip: Largest norm of the gradient; null: none.
         limit_train_batches: Batches an epoch at most, for trials; null: all.
@@ -59,9 +56,6 @@ class TrainerOptions:
     monitor: str = "mAP"
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
     accumulate: int = 1
     gradient_clip: float | None = None
     limit_train_batches: int | None = None

@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pandas as pd
 import torch
 
+from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
 from fusionbench.task import FusionTask, Rows
+from fusionbench.types import Split
 
 
-def rows(trainer: L.Trainer, task: FusionTask, loader: Any) -> Rows:  # noqa: ANN401 - a DataLoader
-    """Run the strategy over a loader and return each case's outputs once, sorted by case id."""
-    trainer.predict(task, dataloaders=loader, return_predictions=False)
+def rows(trainer: L.Trainer, task: FusionTask, source: FusionData, split: Split | None) -> Rows:
+    """Run the strategy over a split, or over all cases, and return each case's outputs once, sorted by case id."""
+    source.predict_split = split
+    trainer.predict(task, datamodule=source, return_predictions=False)
     return task.gathered()
 
 

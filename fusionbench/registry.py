@@ -2,7 +2,7 @@
 
 Components are described by reading their source, never by importing them, so that ``list``, ``show`` and the check of a
 config need no torch. A component's keyword-only constructor arguments are its yaml options. A package outside the
-project adds components through an entry point, e.g. group ``fusionbench.fusion``, ``my_fusion = "my_package.my_fusion"``
+project adds components through an entry point, e.g. in group ``fusionbench.fusion`` ``my_fusion = "package.my_fusion"``
 for a module that holds one class with ``@register``.
 """
 

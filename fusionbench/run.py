@@ -220,6 +220,8 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
         session.say(f"going on with run {run.run_id}")
     else:
         run = session.store.start(_run_name(config), run_id, {**provenance.git(), **_tags(config, source)})
+        for name in build.random_encoders(config, source.problem.modalities):
+            session.say(f"note: the encoder of '{name}' starts from random weights, as the config asks")
         run.lock()
     try:
         _train_and_test(session, run, config, source, states)
@@ -239,8 +241,6 @@ def _train_and_test(
     """Run the phases that are not done yet: fit, then test with the best checkpoint."""
     for note in source.notes:
         session.say(f"note: {note}")
-    for name in build.random_encoders(config, source.problem.modalities):
-        session.say(f"note: the encoder of '{name}' starts from random weights, as the config asks")
 
     def start(made: Strategy) -> None:
         if states:
@@ -287,9 +287,9 @@ def _log_test(
 ) -> None:
     """Score the test split, and for a run that can be a stage 1 the training cases, and track the report."""
     if config.fusion["name"] == "unimodal":
-        rows = inference.rows(trainer, task, source.eval_dataloader("train"))
+        rows = inference.rows(trainer, task, source, "train")
         run.log_metrics({"train_final/mAP": task.score(rows)["mAP"]})
-    rows = inference.rows(trainer, task, source.eval_dataloader("test"))
+    rows = inference.rows(trainer, task, source, "test")
     table = inference.predictions(task, rows, "test", session.store.anonymous)
     folder = run.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -312,6 +312,7 @@ def _tags(config: Config, source: FusionData) -> dict[str, str]:
         "fusionbench.data_version": source.dataset.version,
         "fusionbench.data_fingerprint": source.fingerprint,
         "fusionbench.seed": str(config.seed),
+        "fusionbench.random_weights": ", ".join(build.random_encoders(config, source.problem.modalities)) or "none",
     }
 
 

@@ -31,9 +31,7 @@ def trainer(config: Config, run: TrackedRun) -> L.Trainer:
     try:
         return L.Trainer(
             accelerator=options.accelerator,
-            devices=options.devices,
-            num_nodes=options.num_nodes,
-            strategy=options.strategy,
+            devices=1,
             precision=options.precision,
             max_epochs=options.max_epochs,
             accumulate_grad_batches=options.accumulate,
@@ -55,9 +53,10 @@ def trainer(config: Config, run: TrackedRun) -> L.Trainer:
 
 def quiet() -> None:
     """Silence hints of Lightning's that do not concern a user of ours."""
-    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*exists and is not empty.*"):
+    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*exists and is not empty.*", ".*in eval mode at the start.*"):
         warnings.filterwarnings("ignore", message)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    for message in (".*LeafSpec.*", ".*in eval mode at the start of training.*"):
+        warnings.filterwarnings("ignore", message)
 
 
 def _callbacks(config: Config, run: TrackedRun) -> list[Callback]:
@@ -86,16 +85,11 @@ def _callbacks(config: Config, run: TrackedRun) -> list[Callback]:
 
 
 def fit(trainer_: L.Trainer, task: FusionTask, source: FusionData, run: TrackedRun) -> None:
-    """Train, from the run's last checkpoint if it has one.
-
-    Raises:
-        UserError: No validation was good enough to keep, since the monitored metric was never a number.
-    """
+    """Train, from the run's last checkpoint if it has one."""
     last = run.folder / "checkpoints" / "last.ckpt"
     trainer_.fit(
         task,
-        train_dataloaders=source.train_dataloader(),
-        val_dataloaders=source.val_dataloader(),
+        datamodule=source,
         ckpt_path=str(last) if last.exists() else None,
         weights_only=True,
     )

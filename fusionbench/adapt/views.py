@@ -33,6 +33,8 @@ class EncoderPool:
         modalities: What each modality is made of.
         nodes: Each modality's encoder class and options.
         adaptation: The tuning method.
+        seed: Of whatever in a backbone starts at random. Each has a start of its own, which no other backbone changes, so
+            that a frozen random base is the same alone and beside others, in every process.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class EncoderPool:
         modalities: Mapping[str, ModalitySpec],
         nodes: Mapping[str, tuple[type[Encoder], Mapping[str, Any]]],
         adaptation: Adaptation,
+        seed: int = 0,
     ) -> None:
-        self.modalities, self.nodes, self.adaptation = modalities, nodes, adaptation
+        self.modalities, self.nodes, self.adaptation, self.seed = modalities, nodes, adaptation, seed
 
     def views(self, modality_of: Mapping[str, str]) -> Views:
         """Build the views of one strategy, given as view name to modality."""
@@ -51,7 +54,9 @@ class EncoderPool:
         backbones: dict[str, Encoder] = {}
         address: dict[str, tuple[str, int]] = {}
         for key, members in groups.items():
-            backbones[key] = self._build(modality_of[members[0]], len(members))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(hashlib.sha256(f"{self.seed} {key}".encode()).hexdigest()[:8], 16))
+                backbones[key] = self._build(modality_of[members[0]], len(members))
             address.update({view: (key, index) for index, view in enumerate(members)})
         return Views(backbones, address)
 
@@ -83,6 +88,7 @@ class Views(nn.Module):
         super().__init__()
         self.backbones = nn.ModuleDict(backbones)
         self.address = dict(address)
+        self.train()  # Lightning keeps the modes that it finds, and timm builds a frozen backbone in training mode
 
     def encoder(self, view: str) -> Encoder:
         """Return the backbone behind a view."""

@@ -50,7 +50,7 @@ class Model:
         if split is not None and not (self.source.table["split"] == split).any():
             raise UserError(f"the data have no case of split '{split}'")
         trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1)
-        rows = inference.rows(trainer, self.task, self.source.eval_dataloader(split))
+        rows = inference.rows(trainer, self.task, self.source, split)
         table = inference.predictions(self.task, rows, split or "all")
         if split is None:
             splits = dict(zip(self.source.data.case_id, self.source.table["split"], strict=True))
@@ -78,6 +78,8 @@ def _folder(options: argparse.Namespace) -> Path:
     path = Path(options.model)
     if path.is_dir():
         return path
+    if path.is_file() and (path.parent / "model.json").is_file():
+        return path.parent
     defaults = TrackingOptions()
     tracking = TrackingOptions(
         folder=options.folder or defaults.folder, experiment=options.experiment or defaults.experiment

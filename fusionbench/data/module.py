@@ -72,6 +72,7 @@ class FusionData(L.LightningDataModule):
         self.transforms = dict(transforms or {})
         self.cache = Path(cache) if cache else None
         self.notes: list[str] = []
+        self.predict_split: Split | None = "test"
         self._fitted = fitted
         self._specs = choose_modalities(dataset, modalities)
         self._read()
@@ -167,8 +168,8 @@ class FusionData(L.LightningDataModule):
 
     def _targets(self) -> np.ndarray:
         if self.dataset.multilabel:
-            return self.table[list(self.dataset.classes)].fillna(-1).to_numpy(dtype=np.float32)
-        return self.table["label"].fillna(-1).to_numpy(dtype=np.int64)
+            return self.table[list(self.dataset.classes)].fillna(-1).to_numpy(dtype=np.float32, copy=True)
+        return self.table["label"].fillna(-1).to_numpy(dtype=np.int64, copy=True)
 
     def _fingerprint(self, cells: Mapping[str, list[Any]], target: np.ndarray) -> str:
         """Hash what a result depends on: cases, groups, splits, targets and the content of every cell."""
@@ -216,9 +217,9 @@ class FusionData(L.LightningDataModule):
         """Serve the validation cases in order."""
         return self.eval_dataloader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Serve the test cases in order."""
-        return self.eval_dataloader("test")
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Serve the cases of ``predict_split``, all if it is None, in order."""
+        return self.eval_dataloader(self.predict_split)
 
     def eval_dataloader(self, split: Split | None) -> DataLoader[Batch]:
         """Serve a split, or all cases if it is None, without augmentation and in order."""

@@ -87,7 +87,7 @@ class Encoder(nn.Module, ABC):
         """Run layers ``start`` to ``stop``, the rows being those of the given views in equal parts."""
         values = tokens.values
         for index in range(start, self.depth if stop is None else stop):
-            if self.checkpointing and self.training and torch.is_grad_enabled():
+            if self.checkpointing and torch.is_grad_enabled():  # a frozen backbone never is in training mode
                 values = checkpoint(self._layer, index, values, tokens.mask, views, use_reentrant=False)
             else:
                 values = self._layer(index, values, tokens.mask, views)

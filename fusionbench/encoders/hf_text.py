@@ -134,7 +134,9 @@ def _is_local(source: str) -> bool:
 
 def _build(model: str | None, weights: str, config: Mapping[str, Any] | None) -> nn.Module:
     from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if weights == "random":
         if not config or "model_type" not in config:
             raise UserError("random weights need 'encoder.config', e.g. {model_type: bert, hidden_size: 64, ...}")

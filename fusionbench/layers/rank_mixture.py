@@ -30,7 +30,7 @@ class RankMixtureLinear(nn.Module):
     """``Wh + b + Σ_k w_k s B_k A_k h``: LoRA, LoRA-MoE and MoR in one layer (EI, arXiv 2603.17514, Eq. 4).
 
     The A_k of all ranks lie side by side in ``down`` (V, R, in) and the B_k in ``up`` (V, out, R), R being the sum of
-    the ranks; the router's rows are appended to ``down``, so one view's update is two matrix products and several views'
+    the ranks; the router's rows are appended to ``down``, so one view's update is two matrix products, several views'
     are two batched ones. The routing weights w are a softmax for each token, multiplied into the R-wide middle.
     The scale s = α / r = 2 is the authors' code's; Eq. 4 leaves it out.
 
@@ -68,7 +68,7 @@ class RankMixtureLinear(nn.Module):
         if routed:
             self.route_weight = nn.Parameter(like.new_empty(views, self.experts, base.in_features))
             self.route_bias = nn.Parameter(like.new_empty(views, self.experts))
-        expert_of_rank = torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(list(ranks)))
+        expert_of_rank = torch.tensor([expert for expert, rank in enumerate(ranks) for _ in range(rank)])
         self.register_buffer("expert_of_rank", expert_of_rank, persistent=False)
         self.expert_of_rank: Tensor
         self.reset_parameters()

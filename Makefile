@@ -1,0 +1,53 @@
+# The one door: `make help` lists what there is. Everything does its own set-up on a fresh machine.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+.DEFAULT_GOAL := help
+.PHONY: help install assets demo test test-slow lint type format bench ui clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+install: $(READY) ## Make .venv and install fusionbench with the pinned versions
+
+assets: $(READY) ## Fetch the pinned weights and data, checked by sha256
+	$(BIN)/python -m fusionbench.data.assets
+
+demo: assets ## EI with MoR on real data: fit, result table, where the run is
+	$(BIN)/fusionbench fit --config experiments/demo.yaml
+
+test: assets ## The whole suite, at most 15 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-slow: assets ## What takes minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY) ## ruff and the import rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure speed, as ratios against a stated baseline in the same run
+	$(BIN)/python -m benchmarks
+
+ui: $(READY) ## The MLflow UI over ./runs on 127.0.0.1
+	$(BIN)/fusionbench ui
+
+clean: ## Remove caches; keeps .venv and runs
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
