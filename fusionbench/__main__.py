@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from fusionbench import __version__
 from fusionbench.errors import UserError
@@ -15,9 +16,17 @@ _KINDS = ("fusion", "encoder", "encoders", "adapt", "data", "optimizer", "schedu
 _OVERRIDES = "change the config, e.g. trainer.max_epochs=5 data.root=/data/mmc-amd"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one sentence, as all of the program does, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the sentence and status 2."""
+        self.exit(2, f"error: {message}; see '{self.prog} --help'\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="fusionbench",
         description="Compare multimodal fusion strategies for disease recognition from images, text and tables.",
     )

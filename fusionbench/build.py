@@ -24,8 +24,9 @@ from fusionbench.types import ModalitySpec, Problem, Tokenizer
 
 def dataset(node: Node) -> Dataset:
     """Build the dataset of a ``data`` node."""
-    options = {k: v for k, v in node.items() if k not in data_options() and k != "name"}
-    made: Dataset = registry.describe("data", node["name"]).load()(node.get("root"), **options)
+    component = registry.describe("data", node["name"])
+    options = {k: v for k, v in node.items() if k in component.options}
+    made: Dataset = component.load()(node.get("root"), **options)
     return made
 
 
@@ -120,7 +121,7 @@ def _options(node: Node) -> Node:
 
 
 def strategy(config: Config, problem: Problem) -> Strategy:
-    """Build the strategy with its encoders; weights are loaded here, and what starts at random depends on the seed alone."""
+    """Build the strategy with its encoders; weights are loaded here, what starts at random depends on the seed alone."""
     nodes = encoder_nodes(config, problem.modalities)
     kinds: dict[str, tuple[type[Encoder], Node]] = {
         name: (registry.describe("encoder", node["name"]).load(), _options(node)) for name, node in nodes.items()

@@ -48,7 +48,7 @@ class Costs(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:  # noqa: ANN401
         """Log the learning rate as often as the losses."""
         if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.is_global_zero:  # type: ignore[attr-defined]
-            self.run.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
+            self.run.log_metrics({"train/lr": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Log seconds and peak memory, and write everything out."""

@@ -19,6 +19,17 @@ from fusionbench import registry
 from fusionbench.errors import UserError, nearest
 
 Node = dict[str, Any]
+_LEAST = {
+    "seed": 0,
+    "data.batch_size": 1,
+    "data.num_workers": 0,
+    "data.text_length": 3,
+    "trainer.max_epochs": 1,
+    "trainer.patience": 0,
+    "trainer.accumulate": 1,
+    "trainer.limit_train_batches": 1,
+    "tracking.log_every": 1,
+}
 _ANNOTATION_NAMES = {**vars(collections.abc), **{n: getattr(typing, n) for n in ("Any", "Literal")}}
 
 
@@ -306,6 +317,9 @@ def _typed(where: str, annotation: str, value: object) -> Any:  # noqa: ANN401 -
         config=ConfigDict(strict=True),
     )
     try:
-        return adapter.validate_python(value)
+        checked = adapter.validate_python(value)
     except ValidationError:
         raise UserError(f"'{where}' must be {annotation}, not {value!r}") from None
+    if where in _LEAST and checked is not None and checked < _LEAST[where]:
+        raise UserError(f"'{where}' must be at least {_LEAST[where]}, not {checked}")
+    return checked

@@ -25,5 +25,5 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Write a value as JSON."""
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, default=str) + "\n").encode())
+    """Write a value as JSON; keys keep their order, which for modalities means something."""
+    write_bytes(path, (json.dumps(value, indent=1, default=str) + "\n").encode())

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.errors import UserError
 from fusionbench.files import write_json
 from fusionbench.fusion.base import Strategy
+from fusionbench.layers.frozen import base_checksum, trained_state
 from fusionbench.types import Problem
 
 
@@ -116,24 +114,3 @@ def check_same_problem(files: ModelFiles, problem: Problem) -> None:
         )
     if tuple(problem.modalities) != files.modalities:
         raise UserError(f"the model takes {', '.join(files.modalities)}, the data have {', '.join(problem.modalities)}")
-
-
-def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return all tensors but the frozen parameters."""
-    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
-    return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
-
-
-def base_checksum(module: nn.Module) -> str:
-    """Return a sha256 over the frozen parameters, names left out, so that it names the weights and not their place."""
-    digest = hashlib.sha256()
-    for _, parameter in sorted(module.named_parameters()):
-        if not parameter.requires_grad:
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def parameter_counts(module: nn.Module) -> dict[str, int]:
-    """Return the number of trainable and of all parameters."""
-    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-    return {"trainable": sum(n for n, t in sizes if t), "total": sum(n for n, _ in sizes)}

@@ -24,7 +24,11 @@ def git() -> dict[str, str]:
     commit = _git(root, "rev-parse", "HEAD")
     if not commit:
         return {"git.commit": "unknown", "git.dirty": "unknown"}
-    return {"git.commit": commit, "git.dirty": str(bool(_git(root, "status", "--porcelain"))).lower()}
+    return {
+        "mlflow.source.git.commit": commit,
+        "git.commit": commit,
+        "git.dirty": str(bool(_git(root, "status", "--porcelain"))).lower(),
+    }
 
 
 def _git(root: Path, *arguments: str) -> str:

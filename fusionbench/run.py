@@ -19,6 +19,7 @@ from fusionbench.data.module import FusionData, choose_modalities
 from fusionbench.errors import UserError, nearest
 from fusionbench.files import write_json
 from fusionbench.fusion.base import Strategy, UnimodalState
+from fusionbench.layers.frozen import parameter_counts
 from fusionbench.task import FusionTask
 from fusionbench.tracking import Store, TrackedRun, flatten
 
@@ -111,6 +112,7 @@ def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) ->
 def _check_start(config: Config, source: FusionData) -> None:
     """Build the strategy once, so that what only its constructor can find is found before anything trains."""
     made = build.strategy(config, source.problem)
+    _check_texts(made, source)
     covered = set(source.problem.modalities) if config.init.stage1 == "unimodal" else set(config.init.runs)
     for name in config.init.runs:
         if name not in source.problem.modalities:
@@ -122,6 +124,15 @@ def _check_start(config: Config, source: FusionData) -> None:
             f"fusion '{config.fusion['name']}' with these options learns from stage-1 runs which modality is best: "
             "set init.stage1=unimodal, or fusion.prior to a modality, per_sample or none"
         )
+
+
+def _check_texts(made: Strategy, source: FusionData) -> None:
+    """Refuse texts that an encoder has no positions for."""
+    for view in made.views.address:
+        name, most = view.rsplit("/", 1)[-1], getattr(made.views.encoder(view), "longest", None)
+        found = max(len(ids) for ids in source.data.cells[name]) if most is not None else 0  # type: ignore[arg-type]
+        if most is not None and found > most:
+            raise UserError(f"a text of '{name}' has {found} tokens, its encoder takes {most}: set data.text_length={most}")
 
 
 def _stage_one_modalities(config: Config, source: FusionData) -> list[str]:
@@ -153,7 +164,9 @@ def stage_one_config(config: Config, modality: str) -> Config:
     tree = config.to_dict()
     encoder = config.encoder.get("*") or {modality: config.encoder[modality]}
     tree |= {"fusion": {"name": "unimodal"}, "encoder": encoder, "init": {}}
-    tree["data"] = {**tree["data"], "modalities": [modality]}
+    told = tree["data"].get("modalities")  # a csv's say what each modality is made of
+    alone = {modality: told[modality]} if isinstance(told, Mapping) else [modality]
+    tree["data"] = {**tree["data"], "modalities": alone}
     tree["tracking"] = {**tree["tracking"], "run_name": None}
     return configs.from_dict(configs.merge(tree, config.init.overrides))
 
@@ -196,6 +209,7 @@ def fingerprint(config: Config, source: FusionData, states: Mapping[str, Unimoda
         "limit_train_batches",
     )
     kept["trainer"] = {k: tree["trainer"][k] for k in arithmetic}
+    kept["modalities"] = list(source.problem.modalities)
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     digest.update(source.fingerprint.encode())
     digest.update(provenance.source_digest(build.component_modules(config)).encode())
@@ -225,9 +239,9 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
         run.lock()
     try:
         _train_and_test(session, run, config, source, states)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:  # at Ctrl-C Lightning ends the process by the latter
         run.finish("KILLED")
-        raise
+        raise KeyboardInterrupt from stop
     except BaseException:
         run.finish("FAILED")
         raise
@@ -267,13 +281,14 @@ def _log_start(run: TrackedRun, config: Config, source: FusionData) -> None:
     for name in ("config.yaml", "environment.json", "data.json"):
         run.log_artifact(folder / name)
     run.log_params(flatten(config.to_dict()))
+    run.log_dataset(config.data["name"], source.fingerprint, source.dataset.version)
 
 
 def _log_model(run: TrackedRun, task: FusionTask, config: Config, source: FusionData) -> None:
     folder = run.folder / "model"
     models.save(folder, task.strategy, config, source.fitted())
     run.log_artifact(folder, "model")
-    counts = models.parameter_counts(task.strategy)
+    counts = parameter_counts(task.strategy)
     run.log_metrics({f"parameters/{k}": float(v) for k, v in counts.items()})
 
 
@@ -305,6 +320,8 @@ def _log_test(
 
 def _tags(config: Config, source: FusionData) -> dict[str, str]:
     return {
+        "mlflow.source.name": "fusionbench fit",
+        "mlflow.source.type": "LOCAL",
         "fusionbench.fusion": config.fusion["name"],
         "fusionbench.adapt": config.adapt["name"],
         "fusionbench.modalities": ", ".join(source.problem.modalities),
@@ -317,7 +334,7 @@ def _tags(config: Config, source: FusionData) -> dict[str, str]:
 
 
 def _run_name(config: Config) -> str:
-    chosen = config.data.get("modalities") or []
+    chosen = list(config.data.get("modalities") or [])
     fusion = chosen[0] if config.fusion["name"] == "unimodal" and len(chosen) == 1 else config.fusion["name"]
     return config.tracking.run_name or f"{fusion}-{config.adapt['name']}-{config.data['name']}-s{config.seed}"
 

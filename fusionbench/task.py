@@ -14,6 +14,7 @@ from fusionbench import metrics
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
+from fusionbench.layers.frozen import base_checksum
 from fusionbench.types import Batch, Output, Problem
 
 Rows = dict[str, list[Any]]
@@ -44,6 +45,7 @@ class FusionTask(L.LightningModule):
         self.problem, self.criterion = problem, criterion
         self._build, self._optimizer, self._scheduler = build, optimizer, scheduler
         self.rows: Rows = {}
+        self._base: str | None = None
         self.strict_loading = False
 
     def configure_model(self) -> None:
@@ -152,7 +154,24 @@ class FusionTask(L.LightningModule):
         """Turn logits (N, K) into probabilities: sigmoid when multi-label, else softmax."""
         return logits.sigmoid() if self.problem.multilabel else logits.softmax(dim=-1)
 
+    def base_checksum(self) -> str:
+        """Return the checksum of the frozen base, computed once, since it never changes."""
+        if self._base is None:
+            self._base = base_checksum(self.strategy)
+        return self._base
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen base out: a checkpoint holds what was trained."""
+        """Hold what was trained, and of the frozen base its checksum."""
         frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        checkpoint["frozen_base"] = self.base_checksum()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on over another frozen base.
+
+        Raises:
+            UserError: The encoder weights are not those that the checkpoint was trained on.
+        """
+        self.configure_model()
+        if checkpoint["frozen_base"] != self.base_checksum():
+            raise UserError("the checkpoint was trained on other encoder weights than those found now; restore them")

@@ -66,7 +66,8 @@ class Store:
         if found is not None:
             return str(found.experiment_id)
         local = (self.folder / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
-        return str(self.client.create_experiment(name, artifact_location=local))
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI's page for training runs
+        return str(self.client.create_experiment(name, artifact_location=local, tags=tags))
 
     def start(self, name: str, fingerprint: str, tags: Mapping[str, str]) -> TrackedRun:
         """Open a new run."""
@@ -218,6 +219,15 @@ class TrackedRun:
 
         self.store.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in values.items()])
 
+    def log_dataset(self, name: str, fingerprint: str, version: str) -> None:
+        """Say what data the run is on, for the UI's dataset column."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name, fingerprint, source_type="local", source=f"fusionbench data '{name}' version {version}")
+        self.store.client.log_inputs(
+            self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "all splits")])]
+        )
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload a file, or a folder's content."""
         if path.is_dir():
@@ -249,9 +259,9 @@ class TrackedRun:
     def finish(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         """Write what is buffered and close the run."""
         self.flush()
-        if status == "FINISHED":
-            self.set_phase("done")
         self.store.client.set_terminated(self.run_id, status)
+        if status == "FINISHED":  # last, so that a run which is cut off just before is still found and finished
+            self.set_phase("done")
         if self._lock:
             self._lock.close()
 
@@ -290,7 +300,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
         if isinstance(value, Mapping) and value:
             flat.update(flatten(value, f"{name}."))
         elif isinstance(value, Sequence) and not isinstance(value, str):
-            flat[name] = json.dumps(value, default=str)
+            flat[name] = ", ".join(str(v) for v in value)
         else:
             flat[name] = value
     return flat

@@ -26,7 +26,6 @@ def trainer(config: Config, run: TrackedRun) -> L.Trainer:
         UserError: The accelerator or devices are not there.
     """
     options = config.trainer
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     quiet()
     try:
         return L.Trainer(
@@ -53,7 +52,8 @@ def trainer(config: Config, run: TrackedRun) -> L.Trainer:
 
 def quiet() -> None:
     """Silence hints of Lightning's that do not concern a user of ours."""
-    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*exists and is not empty.*", ".*in eval mode at the start.*"):
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*number of training batches.*", ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message)
     for message in (".*LeafSpec.*", ".*in eval mode at the start of training.*"):
         warnings.filterwarnings("ignore", message)
@@ -70,17 +70,10 @@ def _callbacks(config: Config, run: TrackedRun) -> list[Callback]:
         )
     if options.progress:
         callbacks.append(RichProgressBar(leave=False))
-    callbacks.append(
-        ModelCheckpoint(
-            run.folder / "checkpoints",
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-    )
+    folder, options_of_both = run.folder / "checkpoints", {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    callbacks.append(ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, **options_of_both))
+    # After the best, and not by save_last, which leaves out the epochs that are no improvement.
+    callbacks.append(ModelCheckpoint(folder, filename="last", every_n_epochs=1, **options_of_both))
     return callbacks
 
 
@@ -106,6 +99,7 @@ def load_best(task: FusionTask, run: TrackedRun) -> None:
     if not best.exists():
         raise UserError(f"run {run.run_id} kept no checkpoint in '{best.parent}'; fit it again")
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"], strict=False)
 
 

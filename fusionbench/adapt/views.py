@@ -33,7 +33,7 @@ class EncoderPool:
         modalities: What each modality is made of.
         nodes: Each modality's encoder class and options.
         adaptation: The tuning method.
-        seed: Of whatever in a backbone starts at random. Each has a start of its own, which no other backbone changes, so
+        seed: Of whatever in a backbone starts at random. Each has a start of its own, which no other changes, so
             that a frozen random base is the same alone and beside others, in every process.
     """
 

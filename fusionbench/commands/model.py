@@ -16,6 +16,7 @@ from fusionbench import build, config, inference, models
 from fusionbench.config import Config, Node, TrackingOptions
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
+from fusionbench.layers.frozen import parameter_counts
 from fusionbench.models import ModelFiles
 from fusionbench.task import FusionTask
 from fusionbench.tracking import Store
@@ -39,7 +40,7 @@ class Model:
     @property
     def trainable(self) -> int:
         """Number of parameters that were trained."""
-        return models.parameter_counts(self.task.strategy)["trainable"]
+        return parameter_counts(self.task.strategy)["trainable"]
 
     def predict(self, split: Split | None) -> pd.DataFrame:
         """Return the table of predictions of a split, or of all cases.

@@ -15,6 +15,7 @@ from fusionbench.data.splits import SPLITS
 from fusionbench.data.threads import in_threads
 from fusionbench.data.validate import (
     Finding,
+    bare_findings,
     known_targets,
     members,
     presence,
@@ -65,7 +66,7 @@ def check(dataset: Dataset, modalities: Sequence[str]) -> CheckReport:
         return CheckReport(tuple(structure), pd.DataFrame(), pd.DataFrame())
     present = presence(dataset, cases, modalities)
     labelled = bool(known_targets(dataset, cases).ge(0).any(axis=None))
-    findings = list(table_findings(dataset, cases, present, labelled))
+    findings = [*table_findings(dataset, cases, present, labelled), *bare_findings(cases, present)]
     if not labelled:
         findings.append(Finding("note", "no case has a label: these data can be predicted, not trained on"))
     findings += _file_findings(dataset, cases, modalities)

@@ -80,6 +80,7 @@ class FusionData(L.LightningDataModule):
     def _read(self) -> None:
         """Read table and cells; nothing of this is done again in ``setup``."""
         predicting = self._fitted is not None
+        ImageTransform(1, train=True, **self.transforms)  # refuses an option out of range before any file is read
         table = self.dataset.cases()
         validate_table(self.dataset, table, need_labels=not predicting, modalities=list(self._specs))
         cells = self._image_cells(table)

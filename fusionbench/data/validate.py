@@ -100,13 +100,17 @@ def table_findings(
     modalities = [str(name) for name in present]
     yield from _id_findings(dataset, cases)
     yield from _label_findings(dataset, cases, need_labels)
-    bare = cases.loc[~present.any(axis=1), "case_id"]
-    if len(bare):
-        yield Finding("error", f"{subject(bare)} no modality: none of {', '.join(modalities)} is there")
     if need_labels:
         for name in modalities:
             if not present[name][cases["split"] == "train"].any():
                 yield Finding("error", f"no training case has the modality '{name}': check its files or leave it out")
+
+
+def bare_findings(cases: pd.DataFrame, present: pd.DataFrame) -> Iterator[Finding]:
+    """Find cases with none of the modalities: a fault of the data, but training and prediction can leave them out."""
+    bare = cases.loc[~present.any(axis=1), "case_id"]
+    if len(bare):
+        yield Finding("error", f"{subject(bare)} no modality: none of {', '.join(map(str, present))} is there")
 
 
 def _id_findings(dataset: Dataset, cases: pd.DataFrame) -> Iterator[Finding]:

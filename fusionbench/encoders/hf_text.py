@@ -72,8 +72,10 @@ class HFText(Encoder):
             )
         mask = inputs != self.pad_id
         mask[:, 0] = True
-        embeddings: Any = self.net.embeddings
-        return Tokens(embeddings(inputs), mask)
+        net: Any = self.net
+        values = net.embeddings(inputs)
+        project = getattr(net, "embeddings_project", None)  # ELECTRA's embeddings may be narrower than its layers
+        return Tokens(values if project is None else project(values), mask)
 
     def layer(self, index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """Run one transformer layer."""
@@ -146,11 +148,15 @@ def _build(model: str | None, weights: str, config: Mapping[str, Any] | None) ->
     if source is None:
         raise UserError("encoder.weights=hub needs encoder.model=OWNER/NAME")
     try:
-        return _plain(AutoModel.from_pretrained(source, dtype=torch.float32, trust_remote_code=False))
+        net, report = AutoModel.from_pretrained(
+            source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise hub_failed(source, error) from None
+    holes = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if holes:
+        raise UserError(f"the weights of '{source}' lack {len(holes)} tensors ({holes[0]}), which would stay random")
+    return _plain(net)
 
 
 def _plain(net: nn.Module) -> nn.Module:

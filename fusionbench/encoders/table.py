@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.encoders.base import Encoder, Tokens, attention_mask
+from fusionbench.encoders.weights import only_random
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
@@ -50,6 +51,7 @@ class Table(Encoder):
         self, spec: ModalitySpec, *, width: int = 64, depth: int = 3, heads: int = 4, weights: str = "random"
     ) -> None:
         super().__init__(spec)
+        only_random("table", weights)
         self.width, self.depth = width, depth
         bound = width**-0.5
         self.weight = nn.Parameter(torch.empty(len(spec.columns), width).uniform_(-bound, bound))

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fusionbench.encoders.base import Encoder, Tokens
+from fusionbench.encoders.weights import only_random
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
@@ -32,6 +33,7 @@ class TableMLP(Encoder):
         self, spec: ModalitySpec, *, width: int = 64, depth: int = 2, dropout: float = 0.0, weights: str = "random"
     ) -> None:
         super().__init__(spec)
+        only_random("table_mlp", weights)
         self.width, self.depth = width, depth
         self.first = nn.Linear(len(spec.columns), width)
         self.hidden = nn.ModuleList(

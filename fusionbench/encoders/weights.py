@@ -33,3 +33,13 @@ def hub_failed(model: str, error: Exception) -> UserError:
     return UserError(
         f"the weights of '{model}' could not be had from the hub ({reason}); give a local file: encoder.weights=PATH"
     )
+
+
+def only_random(encoder: str, weights: str) -> None:
+    """Refuse weights where there are none to be had.
+
+    Raises:
+        UserError: ``weights`` is not ``random``.
+    """
+    if weights != "random":
+        raise UserError(f"encoder '{encoder}' has no pretrained weights, so encoder.weights can only be random")

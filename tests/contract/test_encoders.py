@@ -1,0 +1,196 @@
+"""What every encoder must pass, and every tuning method on every encoder; both are found in their folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import SPECS, adaptation, batch, encoder_node, perturb, problem, trained
+from torch import Tensor, nn
+
+from fusionbench import registry
+from fusionbench.adapt.base import Adaptation
+from fusionbench.adapt.views import EncoderPool, Views
+from fusionbench.encoders.base import Encoder
+from fusionbench.errors import UserError
+
+ENCODERS = registry.names("encoder")
+METHODS = registry.names("adapt")
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(params=ENCODERS)
+def name(request: pytest.FixtureRequest) -> str:
+    """Go through the encoders."""
+    return str(request.param)
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Go through the tuning methods."""
+    return str(request.param)
+
+
+def modality(name: str) -> str:
+    """Return a modality of ``SPECS`` that an encoder reads."""
+    kinds = registry.describe("encoder", name).constants.get("kinds", ("image", "slices"))
+    return next(m for m, spec in SPECS.items() if spec.kind in kinds)
+
+
+def build(name: str) -> tuple[Encoder, Tensor]:
+    """Return an encoder in evaluation mode and four inputs, (B, C, H, W), (B, L) or (B, F)."""
+    read = modality(name)
+    kind, options = encoder_node(name)
+    value = batch(problem((read,)), 4).inputs[read]
+    encoder = perturb(kind(SPECS[read], **options)).eval()
+    return encoder, value.flatten(0, 1) if SPECS[read].is_image else value
+
+
+def views(name: str, how: Adaptation) -> tuple[Views, dict[str, Tensor]]:
+    """Return two views of an encoder under a tuning method, and inputs for each."""
+    read = modality(name)
+    made = problem((read,))
+    pool = EncoderPool(made.modalities, {read: encoder_node(name)}, how)
+    inputs = {view: build(name)[1] for view in ("primary/x", "auxiliary/x")}
+    return pool.views(dict.fromkeys(inputs, read)).eval(), inputs
+
+
+def run(made: Views, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return each view's vector."""
+    return made.pool(made.encode(made.embed(inputs)))
+
+
+def test_shapes_are_those_that_it_tells(name: str) -> None:
+    encoder, inputs = build(name)
+    tokens = encoder.embed(inputs)
+    assert tokens.values.ndim == 3
+    assert tokens.values.shape[::2] == (4, encoder.width)
+    assert tokens.mask is None or tokens.mask.shape == tokens.values.shape[:2]
+    encoded = encoder.encode(tokens)
+    assert encoded.values.shape == tokens.values.shape
+    assert encoder.pool(encoded).shape == (4, encoder.width)
+
+
+def test_layers_run_in_parts_as_in_one(name: str) -> None:
+    encoder, inputs = build(name)
+    tokens = encoder.embed(inputs)
+    middle = encoder.depth // 2
+    parts = encoder.encode(encoder.encode(tokens, 0, middle), middle)
+    assert torch.equal(encoder.pool(parts), encoder.pool(encoder.encode(tokens)))
+
+
+def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
+    encoder, inputs = build(name)
+    whole = encoder.pool(encoder.encode(encoder.embed(inputs)))
+    for row in range(4):
+        alone = encoder.pool(encoder.encode(encoder.embed(inputs[row : row + 1])))
+        torch.testing.assert_close(alone[0], whole[row], **CLOSE)
+
+
+def test_an_appended_token_acts_unless_it_is_masked(name: str) -> None:
+    encoder, inputs = build(name)
+    if not encoder.takes_tokens:
+        pytest.skip("takes no tokens")
+    tokens = encoder.embed(inputs)
+    extra = torch.randn(4, 2, encoder.width)
+    plain = encoder.pool(encoder.encode(tokens))
+    open_ = encoder.pool(encoder.encode(tokens.append(extra)))
+    masked = encoder.pool(encoder.encode(tokens.append(extra, torch.zeros(4, 2, dtype=torch.bool))))
+    assert (open_ - plain).abs().amax(dim=1).min() > 1e-4
+    torch.testing.assert_close(masked, plain, **CLOSE)
+
+
+def test_every_layer_and_weight_matters(name: str) -> None:
+    encoder, inputs = build(name)
+    encoder.pool(encoder.encode(encoder.embed(inputs))).square().sum().backward()
+    for parameter, value in trained(encoder):
+        assert value.grad is not None, parameter
+        assert value.grad.isfinite().all(), parameter
+        assert value.grad.any(), parameter
+
+
+def test_sites_are_linear_layers_and_belong_to_one_site_each(name: str) -> None:
+    encoder, _ = build(name)
+    found = [layer for layers in encoder.linear_sites().values() for layer in layers]
+    assert len(found) == len(set(found))
+    assert all(isinstance(encoder.get_submodule(layer), nn.Linear) for layer in found)
+    assert all(len(layers) in (0, encoder.depth) for layers in encoder.linear_sites().values())
+
+
+def test_the_state_survives_a_round_trip(name: str) -> None:
+    (first, inputs), (second, _) = build(name), build(name)
+    second.load_state_dict(first.state_dict())
+    a, b = (encoder.pool(encoder.encode(encoder.embed(inputs))) for encoder in (first, second))
+    assert torch.equal(a, b)
+
+
+def test_random_weights_are_never_silent(name: str) -> None:
+    component = registry.describe("encoder", name)
+    option = component.options["weights"]
+    assert option.required or (component.constants.get("from_scratch") and option.default == "random")
+
+
+def test_weights_that_are_not_there_are_refused_in_a_sentence(name: str) -> None:
+    kind, options = encoder_node(name)
+    with pytest.raises(UserError) as caught:
+        kind(SPECS[modality(name)], **{**options, "weights": "nowhere/weights.safetensors"})
+    assert "\n" not in str(caught.value)
+
+
+def fits(name: str, method: str) -> tuple[Views, dict[str, Tensor]]:
+    """Build two views; a method may refuse an encoder without its sites, in a sentence, but never a ViT."""
+    try:
+        return views(name, adaptation(method))
+    except UserError as error:
+        if name == "timm_vit" or "\n" in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+def test_a_tuning_method_starts_from_the_encoder_itself(name: str, method: str) -> None:
+    made, inputs = fits(name, method)
+    bare, _ = build(name)
+    state = {key.replace(".base.", "."): v for key, v in made.encoder("primary/x").state_dict().items()}
+    bare.load_state_dict({key: state[key] for key in bare.state_dict()})
+    wanted = bare.pool(bare.encode(bare.embed(inputs["primary/x"])))
+    torch.testing.assert_close(run(made, inputs)["primary/x"], wanted, **CLOSE)
+
+
+def test_what_a_tuning_method_trains_gets_gradients_and_the_rest_none(name: str, method: str) -> None:
+    made, inputs = fits(name, method)
+    perturb(made)
+    out = run(made, inputs)
+    if not any(True for _ in trained(made)):
+        assert not any(value.requires_grad for value in out.values())
+        return
+    sum(value.square().sum() for value in out.values()).backward()
+    for parameter, value in made.named_parameters():
+        if value.requires_grad:
+            assert value.grad is not None, parameter
+            assert value.grad.isfinite().all(), parameter
+            assert value.grad.any(), parameter
+        else:
+            assert value.grad is None, parameter
+
+
+def test_a_frozen_base_is_held_once_and_a_trained_one_by_each_view(name: str, method: str) -> None:
+    made, _ = fits(name, method)
+    trains = adaptation(method).trains_base or registry.describe("encoder", name).constants.get("from_scratch", False)
+    assert len(made.backbones) == (2 if trains else 1)
+
+
+def test_adapters_survive_a_round_trip_through_safetensors(name: str, method: str, tmp_path: Path) -> None:
+    made, inputs = fits(name, method)
+    perturb(made)
+    before = run(made, inputs)
+    paths = {path.stem: path for path in made.save_adapters(tmp_path)}
+    perturb(made)
+    for view in inputs:
+        path = paths.get(view.replace("/", "_"))
+        if path is not None:
+            made.load_adapter(view, load_file(path))
+    assert (len(paths) == 2) == any(True for _ in trained(made))
+    after = run(made, inputs)
+    assert all(torch.equal(before[view], after[view]) for view in inputs)

@@ -1,0 +1,252 @@
+"""What every fusion strategy must pass; they are found in their folder, so a new file is covered by itself."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from tiny import SPECS, batch, criterion, pool, problem, stage_one, step, strategy, trained
+from torch import Tensor, nn
+
+from fusionbench import registry
+from fusionbench.fusion.base import Strategy
+from fusionbench.types import Batch, Output, Problem
+
+STRATEGIES = registry.names("fusion")
+METHODS = registry.names("adapt")
+SUBSETS = torch.tensor([row for row in product([True, False], repeat=3) if any(row)])
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(params=STRATEGIES)
+def name(request: pytest.FixtureRequest) -> str:
+    """Go through the strategies."""
+    return str(request.param)
+
+
+def counts(name: str) -> list[int]:
+    """Return how many modalities a strategy is tried with."""
+    least, most = registry.describe("fusion", name).constants.get("modality_count", (1, None))
+    return [m for m in (1, 2, 3, 4) if m >= least and (most is None or m <= most)]
+
+
+def some(count: int, multilabel: bool = False) -> Problem:
+    """Return a problem on pictures, texts, tables and scans, in this order."""
+    return problem(tuple(SPECS)[:count], multilabel=multilabel)
+
+
+def accepts_missing(name: str) -> bool:
+    """Whether a strategy takes cases that lack a modality."""
+    return not registry.describe("fusion", name).constants.get("needs_all", False)
+
+
+def spoil(made: Problem, cases: Batch) -> Batch:
+    """Overwrite what is absent by NaN, or by other token ids."""
+    inputs = {}
+    for index, (name, value) in enumerate(cases.inputs.items()):
+        absent = ~cases.present[:, index].reshape(-1, *[1] * (value.ndim - 1))
+        rubbish = torch.full_like(value, float("nan") if value.is_floating_point() else 7)
+        inputs[name] = torch.where(absent, rubbish, value)
+    return cases._replace(inputs=inputs)
+
+
+def gradients(network: Strategy, cases: Batch) -> dict[str, Tensor | None]:
+    """Return the gradients of the sum of all losses."""
+    network.zero_grad()
+    _, losses = step(network, cases)
+    sum(losses.values()).backward()
+    return {name: p.grad for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["multiclass", "multilabel"])
+def test_shapes(name: str, multilabel: bool) -> None:
+    for count in counts(name):
+        made = some(count, multilabel)
+        output, losses = step(strategy(name, made), batch(made, 3))
+        assert output.logits.shape == (3, 3)
+        assert all(b.shape == (3, 3) and b.isfinite().all() for b in output.branches.values())
+        assert all(p.shape == (3,) and p.dtype == torch.bool for p in output.branch_present.values())
+        assert output.weights is None or output.weights.shape == (3, count)
+        assert losses
+        assert all(value.ndim == 0 and value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["multiclass", "multilabel"])
+def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(name: str, multilabel: bool) -> None:
+    made = some(counts(name)[-1], multilabel)
+    network = strategy(name, made)
+    grads = gradients(network, batch(made, 4))
+    for parameter, value in network.named_parameters():
+        grad = grads[parameter]
+        if value.requires_grad:
+            assert grad is not None, f"{parameter} is trained but gets no gradient"
+            assert grad.isfinite().all(), f"the gradient of {parameter} is not finite"
+            assert grad.any(), f"the gradient of {parameter} is zero"
+        else:
+            assert grad is None, f"{parameter} is frozen but gets a gradient"
+
+
+def test_what_is_absent_is_never_read(name: str) -> None:
+    if not accepts_missing(name):
+        pytest.skip("needs_all: data with missing modalities are refused")
+    made = some(3)
+    network = strategy(name, made)
+    cases = batch(made, present=SUBSETS)
+    spoilt = spoil(made, cases)
+    (a, first), (b, second) = step(network, cases), step(network, spoilt)
+    assert torch.equal(a.logits, b.logits)
+    assert all(torch.equal(a.branches[k], b.branches[k]) for k in a.branches)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    clean, dirty = gradients(network, cases), gradients(network, spoilt)
+    assert all(torch.equal(grad, dirty[k]) for k, grad in clean.items() if grad is not None)
+
+
+def test_any_subset_of_modalities_gives_finite_predictions_and_gradients(name: str) -> None:
+    if not accepts_missing(name):
+        pytest.skip("needs_all: data with missing modalities are refused")
+    made = some(3)
+    network = strategy(name, made)
+    output = network(batch(made, present=SUBSETS).inputs, SUBSETS)
+    assert output.logits.isfinite().all()
+    if output.weights is not None:
+        assert (output.weights[~SUBSETS] == 0).all()
+        torch.testing.assert_close(output.weights.sum(dim=1), torch.ones(len(SUBSETS)))
+    for row in range(len(SUBSETS)):
+        present = SUBSETS[row : row + 1].repeat(2, 1)
+        grads = gradients(network, batch(made, present=present))
+        assert all(g.isfinite().all() for g in grads.values() if g is not None)
+
+
+def test_what_is_present_is_read(name: str) -> None:
+    made = some(counts(name)[-1])
+    network = strategy(name, made).eval()
+    cases = batch(made, 2)
+    before = network(cases.inputs, cases.present).logits
+    read = []
+    for modality, value in cases.inputs.items():
+        other = value.roll(1, dims=0)
+        after = network({**cases.inputs, modality: other}, cases.present).logits
+        read.append(not torch.equal(before, after))
+    assert any(read)
+    assert all(read) or name == "unimodal"
+
+
+def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
+    made = some(3) if 3 in counts(name) else some(counts(name)[-1])
+    network = strategy(name, made).eval()
+    present = SUBSETS if accepts_missing(name) and len(made.modalities) == 3 else None
+    cases = batch(made, 4, present)
+    whole = network(cases.inputs, cases.present).logits
+    for row in range(len(whole)):
+        alone = network({k: v[row : row + 1] for k, v in cases.inputs.items()}, cases.present[row : row + 1]).logits
+        torch.testing.assert_close(alone[0], whole[row], **CLOSE)
+
+
+def test_the_state_survives_a_round_trip(name: str) -> None:
+    made = some(counts(name)[-1])
+    first, second = strategy(name, made).eval(), strategy(name, made).eval()
+    cases = batch(made, 2)
+    before = first(cases.inputs, cases.present).logits
+    assert not torch.equal(before, second(cases.inputs, cases.present).logits)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(before, second(cases.inputs, cases.present).logits)
+
+
+def test_the_forward_pass_is_repeatable_and_leaves_its_inputs_alone(name: str) -> None:
+    made = some(counts(name)[-1])
+    network = strategy(name, made).eval()
+    cases = batch(made, 2)
+    kept = {k: v.clone() for k, v in cases.inputs.items()}
+    first = network(cases.inputs, cases.present).logits
+    assert torch.equal(first, network(cases.inputs, cases.present).logits)
+    assert all(torch.equal(kept[k], cases.inputs[k]) for k in kept)
+
+
+def test_stage_1_states_can_be_loaded_and_change_the_predictions(name: str) -> None:
+    made = some(counts(name)[-1])
+    source = pool(made)
+    network = strategy(name, made, source).eval()
+    cases = batch(made, 2)
+    before = network(cases.inputs, cases.present).logits
+    network.load_unimodal(stage_one(made, source))
+    assert not torch.equal(before, network(cases.inputs, cases.present).logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_pair_of_strategy_and_tuning_method_trains(name: str, method: str) -> None:
+    made = some(3)
+    network = strategy(name, made, pool(made, method))
+    cases = batch(made, 3)
+    before = descend(network, cases)
+    output, losses = step(network, cases)
+    assert output.logits.isfinite().all()
+    assert sum(losses.values()) < before
+
+
+def descend(network: Strategy, cases: Batch, rate: float = 1e-3) -> Tensor:
+    """Take one small step down the gradient and return the loss before it."""
+    network.eval()
+    _, losses = step(network, cases)
+    total = sum(losses.values())
+    total.backward()
+    size = sum(p.grad.square().sum() for _, p in trained(network) if p.grad is not None)
+    with torch.no_grad():
+        for _, parameter in trained(network):
+            if parameter.grad is not None:
+                parameter.sub_(rate * parameter.grad / size.sqrt())
+    return total.detach()
+
+
+@pytest.mark.parametrize("encoder", registry.names("encoder"))
+def test_every_encoder_serves_every_strategy_that_can_take_it(name: str, encoder: str) -> None:
+    about = registry.describe("encoder", encoder).constants
+    if registry.describe("fusion", name).constants.get("adds_tokens") and not about.get("takes_tokens", True):
+        pytest.skip("the strategy adds tokens, which the encoder cannot take; build refuses the pair")
+    kinds = about.get("kinds", ("image", "slices"))
+    names = tuple(n for n, spec in SPECS.items() if spec.kind in kinds)
+    made = some(3) if not set(names) - {"picture", "report", "record"} else problem((*names, "report"))
+    network = strategy(name, made, pool(made, "full", dict.fromkeys(kinds, encoder)))
+    output, losses = step(network, batch(made, 3))
+    assert output.logits.isfinite().all()
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_mixed_precision_gives_finite_losses_and_gradients(name: str) -> None:
+    made = some(counts(name)[-1])
+    network = strategy(name, made)
+    cases = batch(made, 2)
+    full, _ = step(network, cases)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, losses = step(network, cases)
+    sum(losses.values()).backward()
+    torch.testing.assert_close(output.logits.float(), full.logits, rtol=0.1, atol=0.1)
+    assert all(p.grad.isfinite().all() for _, p in trained(network) if p.grad is not None)
+
+
+def test_one_key_is_no_attention(name: str) -> None:
+    """Attention over a single key has weight 1 whatever the query, so its query and key weights would be dead."""
+    made = some(counts(name)[-1])
+    network = strategy(name, made)
+    lengths: list[int] = []
+
+    def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Output) -> None:
+        key = kwargs.get("key", args[1] if len(args) > 1 else args[0])
+        lengths.append(key.shape[1 if getattr(module, "batch_first", True) else 0])
+
+    for module in network.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_hook(note, with_kwargs=True)
+    step(network, batch(made, 2))
+    assert all(length > 1 for length in lengths)
+
+
+def test_the_criterion_of_an_all_absent_branch_is_zero() -> None:
+    for multilabel in (False, True):
+        made = some(2, multilabel)
+        cases = batch(made, 2)
+        logits = torch.randn(2, 3, requires_grad=True)
+        loss = criterion(made)(logits, cases.target, torch.zeros(2, dtype=torch.bool))
+        loss.backward()
+        assert loss == 0
+        assert not logits.grad.any()

@@ -1,0 +1,164 @@
+"""Every experiment yaml, through the real command line, on data in its dataset's own layout, with tiny encoders."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from layouts import make_derm7pt, make_mmc_amd, make_mrnet
+from program import EXPERIMENTS, THIRD_PARTY, command, new_store, refused, runs, store, tiny_encoders
+
+from fusionbench import config
+
+pytestmark = THIRD_PARTY
+MAKERS = {"mmc_amd": make_mmc_amd, "derm7pt": make_derm7pt, "mrnet": make_mrnet}
+SMALLER = {"mrnet": ["data.holdout=10"], "lidc": ["data.max_cases=60"]}
+
+
+def dataset_of(experiment):
+    return config.read(EXPERIMENTS / f"{experiment}.yaml")["data"]["name"]
+
+
+def parameter(experiment):
+    """LIDC has no layout to be made: its experiments read the pinned asset."""
+    return pytest.param(experiment, marks=[pytest.mark.assets] if dataset_of(experiment) == "lidc" else [])
+
+
+NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
+WITH_FOLDER = [name for name in NAMES if dataset_of(name) != "lidc"]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An experiment that was run."""
+
+    config: dict
+    folder: Path
+    done: object
+    store: object
+
+    @property
+    def run(self):
+        return runs(self.store)[-1]
+
+    @property
+    def model(self):
+        tracking = self.config["tracking"]
+        return [self.run.info.run_id, "--folder", tracking["folder"], "--experiment", tracking["experiment"]]
+
+    @property
+    def cases(self):
+        """The dataset's own case table."""
+        from fusionbench import build
+
+        return build.dataset(self.config["data"]).cases()
+
+    def artifact(self, name):
+        return Path(self.store.client.download_artifacts(self.run.info.run_id, name))
+
+
+def options(experiment, folder):
+    """Return the overrides that make an experiment small, its data made in ``folder``."""
+    name = dataset_of(experiment)
+    root = [f"data.root={MAKERS[name](folder)}"] if name in MAKERS else []
+    short = ["trainer.max_epochs=1", "init.overrides.trainer.max_epochs=1", "trainer.progress=false"]
+    data = ["data.size=32", "data.num_workers=0", f"data.cache={folder / 'cache'}", *SMALLER.get(name, [])]
+    encoders = tiny_encoders(EXPERIMENTS / f"{experiment}.yaml", folder)
+    return [*root, *short, *data, *encoders, f"tracking.folder={new_store(folder / 'runs')}"]
+
+
+@pytest.fixture(scope="module", params=[parameter(name) for name in NAMES])
+def fitted(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    overrides = options(request.param, folder)
+    path = EXPERIMENTS / f"{request.param}.yaml"
+    resolved = config.load(path, overrides).to_dict()
+    done = command("fit", "--config", path, *overrides)
+    return Fitted(resolved, folder, done, store(folder / "runs", resolved["tracking"]["experiment"]))
+
+
+def test_an_experiment_fits_and_prints_its_table_and_where_the_run_is(fitted):
+    assert fitted.done.code == 0, fitted.done.err
+    assert fitted.run.info.run_id in fitted.done.out
+    assert "early_intervention" in fitted.done.out
+    for modality in fitted.config["data"]["modalities"]:
+        assert f"{modality} alone" in fitted.done.out
+
+
+def test_stage_one_and_the_main_run_are_tracked_to_their_end(fitted):
+    tracked = runs(fitted.store)
+    assert {run.info.status for run in tracked} == {"FINISHED"}
+    modalities = fitted.config["data"]["modalities"]
+    assert [run.data.tags["fusionbench.modalities"] for run in tracked] == [*modalities, ", ".join(modalities)]
+    assert [run.data.tags["fusionbench.fusion"] for run in tracked[:-1]] == ["unimodal"] * len(modalities)
+    for run in tracked:
+        assert 0 <= run.data.metrics["test/mAP"] <= 1
+        assert run.data.metrics["val/loss"] > 0
+        assert run.data.metrics["parameters/total"] > run.data.metrics["parameters/trainable"] > 0
+        assert len(run.data.tags["fusionbench.fingerprint"]) == 24
+
+
+def test_artifacts_are_whole(fitted):
+    assert yaml.safe_load(fitted.artifact("config.yaml").read_text()) == fitted.config
+    names = {path.name for path in fitted.artifact("model").iterdir()}
+    assert names == {"model.json", "model.safetensors", "adapters"}
+    views = {path.stem for path in fitted.artifact("model/adapters").iterdir()}
+    assert views == {f"{r}_{m}" for r in ("primary", "auxiliary") for m in fitted.config["data"]["modalities"]}
+    report = fitted.artifact("report")
+    figures = list(report.glob("*.png"))
+    assert len(figures) >= 4
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+    assert (report / "metrics.json").is_file()
+
+
+def test_predictions_hold_every_test_case_and_no_real_id(fitted):
+    table = pd.read_parquet(fitted.artifact("predictions.parquet"))
+    test = fitted.cases[fitted.cases["split"] == "test"]
+    assert len(table) == table["case"].nunique() == len(test)
+    assert table["group"].nunique() == test["group_id"].nunique()
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in [*table["case"], *table["group"]])
+    shown = {str(value) for column in table.select_dtypes(exclude="number") for value in table[column]}
+    assert not shown & {*fitted.cases["case_id"], *fitted.cases["group_id"]}
+
+
+def test_scoring_the_run_again_gives_the_same_numbers(fitted):
+    done = command("test", *fitted.model)
+    assert done.code == 0, done.err
+    scores = [fitted.run.data.metrics[f"test/{name}"] for name in ("mAP", "mAUC", "mS2", "accuracy", "F1", "ECE")]
+    shown = re.findall(r"(\d\.\d\d) \[", done.out)
+    assert [float(value) for value in shown] == [round(score, 2) for score in scores]
+
+
+def test_prediction_gives_every_case_its_probabilities(fitted):
+    out = fitted.folder / "p.csv"
+    done = command("predict", *fitted.model, "--out", out)
+    assert done.code == 0, done.err
+    table, cases = pd.read_csv(out, dtype={"case": str, "group": str}), fitted.cases
+    assert table["case"].tolist() == sorted(cases["case_id"])
+    assert dict(zip(table["case"], table["split"], strict=True)) == dict(zip(cases["case_id"], cases["split"], strict=True))
+    probabilities = table.filter(regex=r"^prob\.")
+    assert ((probabilities >= 0) & (probabilities <= 1)).all(axis=None)
+    if "target" in table:
+        assert probabilities.sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-6)
+    tracked = pd.read_parquet(fitted.artifact("predictions.parquet")).set_index("case")
+    again = table[table["split"] == "test"].assign(case=lambda t: t["case"].map(fitted.store.anonymous))
+    again = again.set_index("case").loc[tracked.index]
+    pd.testing.assert_frame_equal(again.filter(regex=r"^prob\."), tracked.filter(regex=r"^prob\."), atol=1e-6)
+
+
+@pytest.mark.parametrize("experiment", WITH_FOLDER)
+def test_without_its_data_one_sentence_says_where_they_belong(experiment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = EXPERIMENTS / f"{experiment}.yaml"
+    folder = {"mmc_amd": "mmc-amd", "derm7pt": "derm7pt", "mrnet": "MRNet-v1.0"}[dataset_of(experiment)]
+    for environment in ({}, {"FUSIONBENCH_DATA": str(tmp_path / "elsewhere")}):
+        message = refused("fit", "--config", path, **environment)
+        assert f"{environment.get('FUSIONBENCH_DATA', 'data')}/{folder}'" in message
+        assert "must hold" in message
+        assert "https://" in message
+        assert "data.root=" in message
+        assert "FUSIONBENCH_DATA" in message
+    assert f"'{tmp_path}/nowhere'" in refused("fit", "--config", path, f"data.root={tmp_path}/nowhere")
+    assert not (tmp_path / "runs").exists()
