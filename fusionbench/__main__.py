@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    top = _Parser(
+    top: argparse.ArgumentParser = _Parser(
         prog="fusionbench",
         description="Compare multimodal fusion strategies for disease recognition from images, text and tables.",
     )

@@ -132,7 +132,7 @@ def _check_texts(made: Strategy, source: FusionData) -> None:
         name, most = view.rsplit("/", 1)[-1], getattr(made.views.encoder(view), "longest", None)
         found = max(len(ids) for ids in source.data.cells[name]) if most is not None else 0  # type: ignore[arg-type]
         if most is not None and found > most:
-            raise UserError(f"a text of '{name}' has {found} tokens, its encoder takes {most}: set data.text_length={most}")
+            raise UserError(f"a text of '{name}' has {found} tokens, its encoder takes {most}; set data.text_length")
 
 
 def _stage_one_modalities(config: Config, source: FusionData) -> list[str]:

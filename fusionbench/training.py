@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -70,10 +71,11 @@ def _callbacks(config: Config, run: TrackedRun) -> list[Callback]:
         )
     if options.progress:
         callbacks.append(RichProgressBar(leave=False))
-    folder, options_of_both = run.folder / "checkpoints", {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    callbacks.append(ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, **options_of_both))
+    folder = run.folder / "checkpoints"
+    keep = partial(ModelCheckpoint, folder, save_on_train_epoch_end=True, enable_version_counter=False)
+    callbacks.append(keep(filename="best", monitor=monitor, mode=mode))
     # After the best, and not by save_last, which leaves out the epochs that are no improvement.
-    callbacks.append(ModelCheckpoint(folder, filename="last", every_n_epochs=1, **options_of_both))
+    callbacks.append(keep(filename="last", every_n_epochs=1))
     return callbacks
 
 

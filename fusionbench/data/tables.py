@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class TableEncoder:
         """Learn means, deviations and words from the training rows.
 
         Raises:
-            UserError: There is no row to learn from.
+            UserError: There is no row to learn from, or a value is infinite.
         """
         if not rows:
             raise UserError(f"no training case has the table with columns {', '.join(columns)}")
@@ -47,7 +48,7 @@ class TableEncoder:
         """Encode one row to (F,) float32.
 
         Raises:
-            UserError: A column of numbers holds a word.
+            UserError: A column of numbers holds a word or an infinite value.
         """
         return np.concatenate([_encode(column, value) for column, value in zip(self.state, row, strict=True)])
 
@@ -56,6 +57,8 @@ def _describe(name: str, values: pd.Series) -> dict[str, Any]:
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().sum() == values.notna().sum():
         numbers = numbers.astype(float)
+        if np.isinf(numbers).any():
+            raise _not_finite(name, values[np.isinf(numbers)].iloc[0])
         mean, deviation = (numbers.mean(), numbers.std(ddof=0)) if numbers.notna().any() else (0.0, 1.0)
         return {"name": name, "mean": float(mean), "std": float(deviation) or 1.0}
     return {"name": name, "words": sorted({str(v) for v in values.dropna()})}
@@ -74,4 +77,10 @@ def _encode(column: dict[str, Any], value: object) -> np.ndarray:
         number = float(str(value))
     except ValueError:
         raise UserError(f"column '{column['name']}' holds numbers in training, but here '{value}'") from None
+    if not math.isfinite(number):
+        raise _not_finite(column["name"], value)
     return np.array([(number - column["mean"]) / column["std"]], dtype=np.float32)
+
+
+def _not_finite(name: str, value: object) -> UserError:
+    return UserError(f"column '{name}' holds '{value}', which is no finite number: correct it or leave the cell empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import timm
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusionbench.encoders.base import Encoder, Tokens, mean_of_own
-from fusionbench.encoders.weights import hub_failed, weights_path
+from fusionbench.encoders.weights import hub_failed, read_timm_weights, weights_path
 from fusionbench.errors import UserError, nearest
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
@@ -38,7 +39,7 @@ class TimmCNN(Encoder):
         except Exception as error:  # the hub client raises many kinds
             raise hub_failed(model, error) from None
         if path is not None:
-            _load(self.net, model, str(path))
+            _load(self.net, model, path)
         self.width = int(self.net.num_features)
         self.depth = 0
 
@@ -58,12 +59,9 @@ class TimmCNN(Encoder):
         return mean_of_own(tokens)
 
 
-def _load(net: torch.nn.Module, model: str, path: str) -> None:
-    from timm.models import load_state_dict
-
+def _load(net: torch.nn.Module, model: str, path: Path) -> None:
+    state, own = read_timm_weights(path), net.state_dict()
     try:
-        state = load_state_dict(path, use_ema=False, weights_only=True)
-        own = net.state_dict()
         net.load_state_dict({k: v for k, v in state.items() if k in own})
-    except Exception as error:  # torch and safetensors raise many kinds
+    except RuntimeError as error:
         raise UserError(f"'{path}' does not fit '{model}': {' '.join(str(error).split())[:300]}") from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import timm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fusionbench.encoders.base import Encoder, Tokens, attention_mask
-from fusionbench.encoders.weights import hub_failed, weights_path
+from fusionbench.encoders.weights import hub_failed, read_timm_weights, weights_path
 from fusionbench.errors import UserError, nearest
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
@@ -68,19 +70,15 @@ def _build(model: str, weights: str) -> VisionTransformer:
     if not isinstance(net, VisionTransformer) or net.cls_token is None:
         raise UserError(f"'{model}' is no plain ViT with a class token; timm_cnn takes timm's other models")
     if path is not None:
-        _load(net, model, str(path))
+        _load(net, model, path)
     return net
 
 
-def _load(net: VisionTransformer, model: str, path: str) -> None:
+def _load(net: VisionTransformer, model: str, path: Path) -> None:
     """Load a checkpoint by key, its positions resampled to the model's grid; what does not fit is an error."""
-    from timm.models import load_state_dict
     from timm.models.vision_transformer import checkpoint_filter_fn
 
-    try:
-        state = checkpoint_filter_fn(load_state_dict(path, use_ema=False, weights_only=True), net)
-    except Exception as error:  # torch and safetensors raise many kinds
-        raise UserError(f"'{path}' could not be read as weights: {' '.join(str(error).split())[:200]}") from None
+    state = checkpoint_filter_fn(read_timm_weights(path), net)
     own = net.state_dict()
     missing = [k for k in own if k not in state]
     wrong = [k for k in own if k in state and state[k].shape != own[k].shape]

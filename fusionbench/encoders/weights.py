@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from argparse import Namespace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from fusionbench.errors import UserError
+
+
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the failure itself is ours to tell
 
 
 def weights_path(weights: str) -> Path | None:
@@ -43,3 +51,22 @@ def only_random(encoder: str, weights: str) -> None:
     """
     if weights != "random":
         raise UserError(f"encoder '{encoder}' has no pretrained weights, so encoder.weights can only be random")
+
+
+def read_timm_weights(path: Path) -> dict[str, Tensor]:
+    """Read tensors from .safetensors, .pth or .bin, also where they lie under ``model`` or ``state_dict``.
+
+    Nothing but tensors and plain values is unpickled, and the ``argparse.Namespace`` that MAE checkpoints (RETFound)
+    carry beside them.
+
+    Raises:
+        UserError: The file is damaged, or holds code.
+    """
+    from timm.models import load_state_dict
+
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            state: dict[str, Tensor] = load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds
+        raise UserError(f"'{path}' could not be read as weights: {' '.join(str(error).split())[:200]}") from None
+    return state
