@@ -174,11 +174,13 @@ class TrackedRun:
         Raises:
             UserError: Another process is working on it.
         """
-        self._lock = (self.folder / "lock").open("w")
+        file = (self.folder / "lock").open("w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            file.close()
             raise UserError(f"run {self.run_id} is in the hands of another process; wait for it or stop it") from None
+        self._lock = file
 
     def resume(self) -> None:
         """Go on with a run that was cut off: set it running again and learn which points it already has."""

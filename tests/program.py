@@ -22,7 +22,10 @@ from fusionbench.tracking import Store
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 THIRD_PARTY = [pytest.mark.filterwarnings("ignore:.*``noload`` loader strategy.*")]  # MLflow's, of SQLAlchemy
-WORDS = "the eye looks healthy ill seen by reader solid round sharp soft tissue absent obvious no".split()
+WORDS = (
+    *("the", "eye", "looks", "healthy", "ill", "seen", "by", "reader", "solid", "round", "sharp"),
+    *("soft", "tissue", "absent", "obvious", "no"),
+)
 VIT = {"name": "timm_vit", "model": "test_vit", "weights": "random"}
 
 

@@ -6,9 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from layouts import CSV_MODALITIES, make_csv, make_derm7pt
@@ -144,7 +142,10 @@ def test_files_of_configs_that_cannot_be_read(tmp_path):
 BAD_DATA = {
     "empty split": (lambda row: None if row["split"] == "val" else row, "split 'val' is empty"),
     "unknown split": (lambda row: row | {"split": row["split"].replace("val", "vall")}, "did you mean 'val'"),
-    "label out of range": (lambda row: row | {"label": "9" if row["case_id"] == "c003" else "1"}, "'c003' is out of range"),
+    "label out of range": (
+        lambda row: row | {"label": "9" if row["case_id"] == "c003" else "1"},
+        "'c003' is out of range",
+    ),
     "class absent from train": (
         lambda row: row | {"label": "healthy" if row["split"] == "train" else row["label"]},
         "no training case is of class 'ill'",
@@ -213,7 +214,8 @@ def test_mistakes_of_the_command_line_itself():
 def test_a_run_can_be_named_by_id_name_or_folder(fitted):
     run = runs(store(fitted))[0]
     model = store(fitted).client.download_artifacts(run.info.run_id, "model")
-    shown = [command("test", name, "--folder", fitted) for name in (run.info.run_id, run.info.run_id[:8], "first", model)]
+    names = (run.info.run_id, run.info.run_id[:8], "first", model)
+    shown = [command("test", name, "--folder", fitted) for name in names]
     assert [done.code for done in shown] == [0, 0, 0, 0], shown
     scores = [[word for word in done.out.split() if word.startswith("0.")] for done in shown]
     assert scores[0]
@@ -264,7 +266,8 @@ def test_check_ends_with_1_for_real_errors_only(folder, tmp_path):
     sound = command("check", "--config", folder / "fit.yaml")
     assert (sound.code, sound.err) == (0, "")
     assert "no errors" in sound.out
-    faulty = command("check", "--config", folder / "fit.yaml", edited(folder, "leak.csv", lambda row: row | {"group_id": "p"}))
+    leak = edited(folder, "leak.csv", lambda row: row | {"group_id": "p"})
+    faulty = command("check", "--config", folder / "fit.yaml", leak)
     assert faulty.code == 1
     assert "1 error" in faulty.out
     assert "in more than one split" in faulty.out
@@ -325,7 +328,7 @@ for arguments in json.loads(sys.argv[1]):
         main(arguments)
     except SystemExit:
         pass
-heavy = {"torch", "torchvision", "lightning", "mlflow", "timm", "transformers", "albumentations", "torchmetrics", "pandas"}
+heavy = {"torch", "torchvision", "torchmetrics", "lightning", "mlflow", "timm", "transformers", "albumentations", "pandas"}
 print("HEAVY", sorted(heavy & set(sys.modules)))
 """
 

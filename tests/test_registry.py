@@ -1,6 +1,6 @@
 """Components are found in their folders and described from their source."""
 
-import importlib.metadata
+import importlib
 import inspect
 import sys
 
@@ -86,7 +86,7 @@ def test_a_package_outside_adds_a_component_by_an_entry_point(tmp_path, monkeypa
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-plugin\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("[fusionbench.fusion]\nmy_fusion = outside_plugin\n")
     monkeypatch.syspath_prepend(tmp_path)
-    importlib.metadata.MetadataPathFinder.invalidate_caches()
+    importlib.invalidate_caches()
     registry._modules.cache_clear()
     try:
         described = registry.describe("fusion", "my_fusion")

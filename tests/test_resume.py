@@ -202,8 +202,9 @@ def test_a_second_run_trains_stage_one_no_more(tmp_path, experiment):
     finished = command("fit", "--config", experiment, *short, "--resume")
     assert f"run {first[2]} has ended already" in finished.err
     assert len(identifiers(place)) == 5
-    swapped = command("fit", "--config", experiment, *short, *given[2:], f"init.runs={{scan: {first[1]}, notes: {first[0]}}}")
-    assert "is no unimodal run of 'scan'" in swapped.err
+    swapped = [f"init.runs={{scan: {first[1]}, notes: {first[0]}}}", *given[2:]]
+    message = command("fit", "--config", experiment, *short, *swapped).err
+    assert "is no unimodal run of 'scan'" in message
 
 
 @pytest.fixture(scope="module")

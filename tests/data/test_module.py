@@ -141,7 +141,8 @@ def test_several_pictures_of_a_case_the_first_in_evaluation_any_in_training(open
     loader, seen = data.train_dataloader(), set()
     for epoch in range(12):
         loader.sampler.set_epoch(epoch)
-        seen |= {batch.inputs["photo"][batch.case_id.index("c000")].sum().item() for batch in loader if "c000" in batch.case_id}
+        drawn = [batch for batch in loader if "c000" in batch.case_id]
+        seen |= {batch.inputs["photo"][batch.case_id.index("c000")].sum().item() for batch in drawn}
     assert first.sum().item() in seen
     assert len(seen) == 2
 
@@ -272,7 +273,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_cases():
     task = FusionTask(problem, Divides, torch.optim.SGD, lambda *_: None, CrossEntropy())
     task.configure_model()
     table = torch.tensor([[0.0, 1.0], [float("nan"), 1.0]])
-    batch = Batch({"labs": table}, torch.ones(2, 1, dtype=torch.bool), torch.tensor([0, 1]), ["c7", "c8"], ["p", "q"], {})
+    present = torch.ones(2, 1, dtype=torch.bool)
+    batch = Batch({"labs": table}, present, torch.tensor([0, 1]), ["c7", "c8"], ["p", "q"], {})
     with pytest.raises(UserError, match=r"not finite in epoch 0, step 0 \(terms: fused; cases: c7, c8\)"):
         task.training_step(batch, 0)
 

@@ -17,5 +17,13 @@ def adamw(
     betas: Sequence[float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> AdamW:
-    """AdamW: Adam with decoupled weight decay (arXiv 1711.05101)."""
+    """AdamW: Adam with decoupled weight decay (arXiv 1711.05101).
+
+    Args:
+        parameters: What is trained.
+        lr: Learning rate, the highest that a cosine schedule reaches.
+        weight_decay: Share of a weight that a step takes away, times the rate.
+        betas: Decay of the running means of the gradient and of its square.
+        eps: Added to the root of the latter.
+    """
     return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps)

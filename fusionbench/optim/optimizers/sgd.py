@@ -17,5 +17,13 @@ def sgd(
     weight_decay: float = 1e-4,
     nesterov: bool = False,
 ) -> SGD:
-    """SGD with momentum; the defaults are EI's (arXiv 2603.17514, Sec. 4.1)."""
+    """SGD with momentum; the defaults are EI's (arXiv 2603.17514, Sec. 4.1).
+
+    Args:
+        parameters: What is trained.
+        lr: Learning rate; the cyclic schedule sets its own.
+        momentum: Share of the last step in the next.
+        weight_decay: Factor of the weights that is added to their gradients.
+        nesterov: Take the gradient where the momentum leads to.
+    """
     return SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

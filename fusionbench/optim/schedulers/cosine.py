@@ -20,7 +20,14 @@ def cosine(
 ) -> LambdaLR:
     """Linear warm-up, then half a cosine from the optimizer's rate down to ``min_lr``, where it stays.
 
-    ``decay_epochs`` counts from the start and defaults to the run's ``max_epochs``; EI's second code version has 50.
+    Args:
+        optimizer: Its rate is the highest.
+        steps_per_epoch: Steps of the optimizer in an epoch.
+        max_epochs: Of the run.
+        warmup_epochs: Length of the warm-up; 0: none.
+        decay_epochs: Epoch, from the start, at which the rate is down; null: ``max_epochs``. EI's second code version
+            has 50.
+        min_lr: The lowest rate.
     """
     warm = max(1, round(warmup_epochs * steps_per_epoch))
     total = max(warm + 1, round((decay_epochs or max_epochs) * steps_per_epoch))

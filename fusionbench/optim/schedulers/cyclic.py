@@ -31,7 +31,17 @@ def cyclic(
     """Triangles between two rates, each lower than the last (EI, Sec. 4.1).
 
     The authors' first code version leaves torch's ``cycle_momentum`` on, which lets the momentum run between 0.9 and
-    0.8 against the rate and overrides the 0.95 that the paper states; ``cycle_momentum: false`` keeps the optimizer's.
+    0.8 against the rate and overrides the 0.95 that the paper states.
+
+    Args:
+        optimizer: Its own rate is not used.
+        steps_per_epoch: Steps of the optimizer in an epoch.
+        max_epochs: Of the run.
+        base_lr: The lower rate.
+        max_lr: The higher rate, of the first cycle.
+        epochs_up: Length of the way up, and of the way down.
+        gamma: Factor of the height from one cycle to the next.
+        cycle_momentum: Let the momentum run against the rate; ``false`` keeps the optimizer's.
     """
     return CyclicLR(
         optimizer,
