@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from layouts import CSV_MODALITIES, make_csv, write_rows
 
 from fusionbench import config
 from fusionbench.__main__ import main
@@ -26,6 +28,7 @@ WORDS = (
     *("the", "eye", "looks", "healthy", "ill", "seen", "by", "reader", "solid", "round", "sharp"),
     *("soft", "tissue", "absent", "obvious", "no"),
 )
+TABLE = {"name": "table", "width": 16, "depth": 1, "heads": 2}
 VIT = {"name": "timm_vit", "model": "test_vit", "weights": "random"}
 
 
@@ -113,6 +116,36 @@ def write_config(path: Path, tree: Mapping[str, object]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(dict(tree), sort_keys=False), encoding="utf-8")
     return path
+
+
+def write_csv_experiment(folder: Path) -> Path:
+    """Write a csv with photographs, notes and a table, and ``fit.yaml``, which fits them in one epoch."""
+    path = make_csv(folder, patients=16)
+    modalities = {name: CSV_MODALITIES[name] for name in ("photo", "notes", "labs")}
+    data = {"name": "csv", "path": str(path), "modalities": modalities, "size": 32, "cache": str(folder / "cache")}
+    tree = {
+        "data": data,
+        "encoder": {"photo": VIT, "notes": bert(folder / "tokenizer"), "labs": TABLE},
+        "fusion": {"name": "concat"},
+        "trainer": {"max_epochs": 1, "progress": False},
+    }
+    write_config(folder / "fit.yaml", tree)
+    return folder
+
+
+Row = dict[str, str]
+
+
+def edited(folder: Path, name: str, change: Callable[[Row], Row | None]) -> str:
+    """Write the csv again beside itself with every row changed, without those for which ``change`` returns None.
+
+    Returns:
+        The override that points to it.
+    """
+    with (folder / "cases.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in map(change, csv.DictReader(file)) if row is not None]
+    write_rows(folder / name, [list(rows[0]), *(row.values() for row in rows)])
+    return f"data.path={folder / name}"
 
 
 @cache

@@ -121,40 +121,38 @@ def identifiers(place):
 
 
 STEP = ("fusionbench.task", "FusionTask.training_step")
+SAVE_LAST = ("lightning.pytorch.callbacks", "ModelCheckpoint._save_none_monitor_checkpoint")
+# When it is cut off, and how many training steps are then left: an epoch has 3, a run 9, a fit 27.
 MOMENTS = {
-    "second epoch of the first stage 1": (SIGKILL, *STEP, 5),
-    "second epoch of stage 2": (SIGKILL, *STEP, 23),
-    "between fit and test": (SIGKILL, "fusionbench.training", "load_best", 3),
+    "second epoch of the first stage 1": ((SIGKILL, *STEP, 5), 24),
+    "second epoch of stage 2": ((SIGKILL, *STEP, 23), 6),
+    "between fit and test": ((SIGKILL, "fusionbench.training", "load_best", 3), 0),
 }
 MORE = {
-    "first step of all": (SIGKILL, *STEP, 1),
-    "last step of the second stage 1": (SIGKILL, *STEP, 18),
-    "between best and last checkpoint": (
-        SIGKILL,
-        "lightning.pytorch.callbacks",
-        "ModelCheckpoint._save_none_monitor_checkpoint",
-        8,
-    ),
-    "before an epoch's points are written": (SIGKILL, "fusionbench.tracking", "TrackedRun.flush", 2),
-    "before the predictions are written": (SIGKILL, "fusionbench.inference", "write_table", 3),
-    "before the run is closed": (SIGKILL, "fusionbench.tracking", "TrackedRun.finish", 3),
-    "after the store closed it": (SIGKILL, "fusionbench.tracking", "TrackedRun.set_phase", 9),
-    "Ctrl-C in stage 2": (SIGINT, *STEP, 23),
+    "first step of all": ((SIGKILL, *STEP, 1), 27),
+    "last step of the second stage 1": ((SIGKILL, *STEP, 18), 12),
+    "between best and last checkpoint": ((SIGKILL, *SAVE_LAST, 8), 6),
+    "before an epoch's points are written": ((SIGKILL, "fusionbench.tracking", "TrackedRun.flush", 2), 24),
+    "before the predictions are written": ((SIGKILL, "fusionbench.inference", "write_table", 3), 0),
+    "before the run is closed": ((SIGKILL, "fusionbench.tracking", "TrackedRun.finish", 3), 0),
+    "after the store closed it": ((SIGKILL, "fusionbench.tracking", "TrackedRun.set_phase", 9), 0),
+    "Ctrl-C in stage 2": ((SIGINT, *STEP, 23), 6),
 }
-ALL = [pytest.param(m, id=n) for n, m in MOMENTS.items()]
-ALL += [pytest.param(m, id=n, marks=pytest.mark.slow) for n, m in MORE.items()]
+ALL = [pytest.param(*values, id=name) for name, values in MOMENTS.items()]
+ALL += [pytest.param(*values, id=name, marks=pytest.mark.slow) for name, values in MORE.items()]
 
 
-@pytest.mark.parametrize("moment", ALL)
+@pytest.mark.parametrize(("moment", "left"), ALL)
 def test_a_run_that_was_cut_off_goes_on_and_ends_as_if_nothing_had_happened(
-    host, experiment, uninterrupted, tmp_path, moment
+    host, experiment, uninterrupted, tmp_path, moment, left
 ):
     place = new_store(tmp_path / "runs")
     assert host.fit(experiment, place, moment=moment) == (130 if moment[0] == SIGINT else -SIGKILL)
     before = identifiers(place)
     assert before
     assert runs(store(place))[-1].info.status in ("KILLED", "RUNNING", "FINISHED")
-    assert host.fit(experiment, place, "--resume") == 0
+    one_step_too_many = (SIGKILL, *STEP, left + 1)
+    assert host.fit(experiment, place, "--resume", moment=one_step_too_many) == 0
     assert identifiers(place)[: len(before)] == before
     assert content(place) == uninterrupted
 
