@@ -13,6 +13,7 @@ from fusionbench import __version__
 from fusionbench.errors import UserError
 
 _KINDS = ("fusion", "encoder", "encoders", "adapt", "data", "optimizer", "scheduler")
+_TAKE_A_VALUE = ("--config", "--csv", "--out", "--folder", "--split", "--port")
 _OVERRIDES = "change the config, e.g. trainer.max_epochs=5 data.root=/data/mmc-amd"
 
 
@@ -94,7 +95,6 @@ def _predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _model_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="RUN", help="a run's id or name, or a folder with model.json")
     sub.add_argument("--folder", default=None, metavar="DIR", help="folder of the local store (default: runs)")
-    sub.add_argument("--experiment", default=None, metavar="NAME", help="MLflow experiment (default: fusionbench)")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
 
@@ -144,8 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if options.traceback or not _is_the_worlds(error):
+            raise
+        print(f"error: {_first_line(error)}; see all of it with 'fusionbench --traceback ...'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("interrupted; 'fusionbench fit --resume' goes on from the last finished epoch", file=sys.stderr)
+        advice = "; 'fusionbench fit --resume' goes on from the last finished epoch" if options.command == "fit" else ""
+        print(f"interrupted{advice}", file=sys.stderr)
         return 130
 
 
@@ -156,10 +162,21 @@ def _one_line(
     return f"warning: {message}\n"
 
 
+def _is_the_worlds(error: Exception) -> bool:
+    """Say whether an error is the disk's, a tracking server's or a device's, and so not a fault of the program."""
+    return isinstance(error, OSError) or type(error).__name__ in ("MlflowException", "OutOfMemoryError")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:400] or type(error).__name__
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Parse, with ``key=value`` anywhere among the options, which plain argparse refuses."""
-    flags = [a for a in arguments if not _is_override(a)]
-    overrides = [a for a in arguments if _is_override(a)]
+    before = ["", *arguments]
+    taken = [_is_override(a) and before[i] not in _TAKE_A_VALUE for i, a in enumerate(arguments)]
+    flags = [a for a, is_one in zip(arguments, taken, strict=True) if not is_one]
+    overrides = [a for a, is_one in zip(arguments, taken, strict=True) if is_one]
     options = parser().parse_args(flags)
     if overrides and not hasattr(options, "overrides"):
         parser().error(f"'{options.command}' takes no overrides such as '{overrides[0]}'")

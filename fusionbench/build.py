@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from fusionbench import metrics, registry
+from fusionbench import registry
 from fusionbench.adapt.base import Adaptation
 from fusionbench.adapt.views import EncoderPool
 from fusionbench.config import Config, Node, data_options
-from fusionbench.data.base import Dataset
+from fusionbench.data.base import make_dataset
 from fusionbench.data.module import FusionData, choose_modalities
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, nearest
@@ -20,14 +20,6 @@ from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
 from fusionbench.task import FusionTask
 from fusionbench.types import ModalitySpec, Problem, Tokenizer
-
-
-def dataset(node: Node) -> Dataset:
-    """Build the dataset of a ``data`` node."""
-    component = registry.describe("data", node["name"])
-    options = {k: v for k, v in node.items() if k in component.options}
-    made: Dataset = component.load()(node.get("root"), **options)
-    return made
 
 
 def data(config: Config, fitted: Mapping[str, Any] | None = None) -> FusionData:
@@ -40,8 +32,9 @@ def data(config: Config, fitted: Mapping[str, Any] | None = None) -> FusionData:
     Raises:
         UserError: Data and config do not go together, or the data have a fault.
     """
-    metrics.check_metric(config.trainer.monitor)
-    source = dataset(config.data)
+    source = make_dataset(config.data)
+    if fitted is None:
+        check_modality_names(config, source.modalities)
     options = {k: v for k, v in config.data.items() if k in data_options() and k != "root"}
     specs = choose_modalities(source, options.get("modalities"))
     nodes = encoder_nodes(config, specs)
@@ -121,7 +114,7 @@ def _options(node: Node) -> Node:
 
 
 def strategy(config: Config, problem: Problem) -> Strategy:
-    """Build the strategy with its encoders; weights are loaded here, what starts at random depends on the seed alone."""
+    """Build the strategy with its encoders; weights are loaded here, what is random depends on the seed alone."""
     nodes = encoder_nodes(config, problem.modalities)
     kinds: dict[str, tuple[type[Encoder], Node]] = {
         name: (registry.describe("encoder", node["name"]).load(), _options(node)) for name, node in nodes.items()
@@ -168,13 +161,3 @@ def criterion(config: Config, source: FusionData) -> CrossEntropy | BinaryCrossE
 def random_encoders(config: Config, names: Mapping[str, ModalitySpec]) -> list[str]:
     """Return the modalities whose encoder starts from random weights because the config says so."""
     return [name for name, node in encoder_nodes(config, names).items() if node.get("weights") == "random"]
-
-
-def component_modules(config: Config) -> list[str]:
-    """Return the modules whose source a result depends on."""
-    picked = [("data", config.data), ("fusion", config.fusion), ("adapt", config.adapt)]
-    picked += [("optimizer", config.optimizer), ("scheduler", config.scheduler)]
-    picked += [("encoder", node) for node in config.encoder.values()]
-    shared = ["fusionbench.task", "fusionbench.metrics", "fusionbench.data.cases", "fusionbench.data.transforms"]
-    shared += ["fusionbench.data.sampling", "fusionbench.layers.rank_mixture", "fusionbench.adapt.views"]
-    return [*shared, *(registry.describe(kind, node["name"]).module for kind, node in picked)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
 import lightning as L
+import psutil
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -40,13 +40,20 @@ class Costs(L.Callback):
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
         self._start = 0.0
+        self._peak = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Forget the memory of runs before this one."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
 
     def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Start the clock."""
         self._start = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:  # noqa: ANN401
-        """Log the learning rate as often as the losses."""
+        """Log the learning rate as often as the losses, and watch the memory."""
+        self._peak = max(self._peak, memory_gb())
         if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.is_global_zero:  # type: ignore[attr-defined]
             self.run.log_metrics({"train/lr": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
 
@@ -54,13 +61,13 @@ class Costs(L.Callback):
         """Log seconds and peak memory, and write everything out."""
         if not trainer.is_global_zero:
             return
-        values = {"cost/epoch_seconds": time.monotonic() - self._start, "cost/peak_memory_GB": peak_memory_gb()}
+        values = {"cost/epoch_seconds": time.monotonic() - self._start, "cost/peak_memory_GB": self._peak}
         self.run.log_metrics({**values, "epoch": trainer.current_epoch}, trainer.global_step)
         self.run.flush()
 
 
-def peak_memory_gb() -> float:
-    """Return this process's largest memory so far in 1e9 bytes: of the GPU if there is one, else of the host."""
+def memory_gb() -> float:
+    """Return memory in 1e9 bytes: the GPU's peak if there is one, else what this process holds now."""
     if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return float(torch.cuda.max_memory_allocated() / 1e9)
+    return float(psutil.Process().memory_info().rss / 1e9)

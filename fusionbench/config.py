@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from fusionbench import registry
 from fusionbench.errors import UserError, nearest
+from fusionbench.metrics import check_metric
 
 Node = dict[str, Any]
 _LEAST = {
@@ -53,7 +55,7 @@ class TrainerOptions:
     Args:
         max_epochs: Epochs at most.
         patience: Validations without improvement after which training stops; 0: never.
-        monitor: Validation metric that selects the checkpoint and stops, higher is better.
+        monitor: Validation metric that selects the checkpoint and stops; highest, or for ECE lowest, is best.
         precision: Lightning's name, e.g. ``32-true``, ``bf16-mixed``, ``bf16-true``.
         accelerator: ``auto``, ``cpu`` or ``gpu``; a run is one process on one device.
         accumulate: Batches whose gradients are added up before a step.
@@ -114,9 +116,9 @@ class Config:
     data: Node
     encoder: dict[str, Node]
     fusion: Node
-    adapt: Node = field(default_factory=lambda: {"name": "mor"})
-    optimizer: Node = field(default_factory=lambda: {"name": "sgd"})
-    scheduler: Node = field(default_factory=lambda: {"name": "cyclic"})
+    adapt: Node
+    optimizer: Node
+    scheduler: Node
     task: TaskOptions = field(default_factory=TaskOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
@@ -130,7 +132,15 @@ class Config:
             values["encoder"] = values["encoder"]["*"]
         return values
 
+    def public(self) -> dict[str, Any]:
+        """Return what a tracker may hold: the same without the password that a server's address may carry."""
+        values = self.to_dict()
+        uri = self.tracking.uri
+        values["tracking"]["uri"] = re.sub(r"//[^/@]*@", "//", uri) if uri else uri
+        return values
 
+
+_DEFAULTS = {"adapt": "mor", "optimizer": "sgd", "scheduler": "cyclic"}
 SECTIONS: dict[str, type] = {
     "task": TaskOptions,
     "trainer": TrainerOptions,
@@ -164,13 +174,16 @@ def read(path: Path, seen: tuple[Path, ...] = ()) -> Node:
         raise UserError(f"there is no config file '{path}'{near}")
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"config '{path.name}' is no valid yaml: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"config '{path.name}' must hold keys and values; possible keys are {', '.join(TOP_LEVEL)}")
     parents = tree.pop("extends", None) or []
     merged: Node = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
+    listed = [parents] if isinstance(parents, str) else parents
+    if not isinstance(listed, list) or not all(isinstance(parent, str) for parent in listed):
+        raise UserError(f"config '{path.name}': 'extends' must be a file's name or a list of them, not {parents!r}")
+    for parent in listed:
         merged = merge(merged, read(path.parent / parent, (*seen, path)))
     return merge(merged, typing.cast(Node, tree))
 
@@ -223,11 +236,15 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
     for key, section in SECTIONS.items():
         values[key] = check_section(key, section, values.get(key) or {})
     values["encoder"] = _encoder_nodes(values["encoder"])
-    for key in ("data", "fusion", "adapt", "optimizer", "scheduler"):
-        if key in values:
-            values[key] = check_node(key, key, values[key])
+    for key, default in _DEFAULTS.items():
+        node = values.get(key, {})
+        values[key] = {"name": default, **node} if isinstance(node, Mapping) else node
+    for key in ("data", "fusion", *_DEFAULTS):
+        values[key] = check_node(key, key, values[key])
     values["seed"] = _typed("seed", "int", values.get("seed", 0))
-    return Config(**values)
+    config = Config(**values)
+    check_metric(config.trainer.monitor)
+    return config
 
 
 def resolve(tree: Mapping[str, Any]) -> Node:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
@@ -24,17 +23,16 @@ def rows(trainer: L.Trainer, task: FusionTask, source: FusionData, split: Split 
     return task.gathered()
 
 
-def predictions(task: FusionTask, values: Rows, split: str, name: Callable[[str], str] = str) -> pd.DataFrame:
+def predictions(task: FusionTask, values: Rows, split: str) -> pd.DataFrame:
     """Return the table that reports read: ids, target, probabilities of the fused output and of every branch.
 
     Args:
         task: Knows classes and modalities.
         values: What ``rows`` returned.
         split: Goes into the column of that name.
-        name: Turns a case or patient id into what the table shows, e.g. a keyed hash.
     """
     problem = task.problem
-    table = pd.DataFrame({"case": [name(c) for c in values["case"]], "group": [name(g) for g in values["group"]]})
+    table = pd.DataFrame({"case": values["case"], "group": values["group"]})
     table["split"] = split
     if problem.multilabel:
         for k, label in enumerate(problem.classes):

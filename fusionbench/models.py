@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import safetensors.torch
+from torch import Tensor
 
 from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.errors import UserError
-from fusionbench.files import write_json
+from fusionbench.files import write_bytes, write_json
 from fusionbench.fusion.base import Strategy
 from fusionbench.layers.frozen import base_checksum, trained_state
 from fusionbench.types import Problem
@@ -41,20 +42,27 @@ class ModelFiles:
     base: str
 
 
-def save(folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any]) -> None:
-    """Write a model folder: the trained tensors, each adapter set by itself, config and what else it needs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(trained_state(strategy), folder / "model.safetensors")
+def save(folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any], base: str) -> None:
+    """Write a model folder: the trained tensors, each adapter set by itself, config and what else it needs.
+
+    Args:
+        folder: Where to.
+        strategy: The trained strategy.
+        config: The run's config.
+        fitted: What was learned from the training cases.
+        base: Checksum of the frozen base.
+    """
+    write_bytes(folder / "model.safetensors", safetensors.torch.save(trained_state(strategy)))
     strategy.views.save_adapters(folder / "adapters")
     problem = strategy.problem
     description = {
-        "config": config.to_dict(),
+        "config": config.public(),
         "classes": problem.classes,
         "multilabel": problem.multilabel,
         "modalities": list(problem.modalities),
         "specs": {name: asdict(spec) for name, spec in problem.modalities.items()},
         "fitted": fitted,
-        "base": base_checksum(strategy),
+        "base": base,
     }
     write_json(folder / "model.json", description)
 
@@ -96,10 +104,22 @@ def load_into(strategy: Strategy, files: ModelFiles) -> None:
             f"the frozen base of '{files.folder}' is another one than the encoder weights found now; "
             "give the weights that it was trained on"
         )
-    state, own = load_file(files.folder / "model.safetensors"), trained_state(strategy)
+    state, own = read_tensors(files.folder / "model.safetensors"), trained_state(strategy)
     if set(state) != set(own) or any(state[k].shape != own[k].shape for k in own):
         raise UserError(f"the tensors in '{files.folder}' do not fit {type(strategy).__name__} for these data")
     strategy.load_state_dict(state, strict=False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: It is not there, or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError):
+        raise UserError(f"'{path}' is missing or damaged; fit the run again") from None
 
 
 def check_same_problem(files: ModelFiles, problem: Problem) -> None:

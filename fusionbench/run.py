@@ -2,76 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
 
-import pandas as pd
-from safetensors.torch import load_file
+import lightning as L
 
-from fusionbench import build, inference, models, provenance, training
+from fusionbench import build, inference, models, preflight, provenance, training
 from fusionbench import config as configs
 from fusionbench.config import Config
-from fusionbench.data.module import FusionData, choose_modalities
-from fusionbench.errors import UserError, nearest
+from fusionbench.data.module import FusionData
+from fusionbench.errors import UserError
 from fusionbench.files import write_json
+from fusionbench.fingerprint import fingerprint
 from fusionbench.fusion.base import Strategy, UnimodalState
 from fusionbench.layers.frozen import parameter_counts
+from fusionbench.results import Result, Summarise, log_summary, read_result
 from fusionbench.task import FusionTask
 from fusionbench.tracking import Store, TrackedRun, flatten
 
 Say = Callable[[str], None]
-
-
-class Summary(Protocol):
-    """What a report of a run's predictions holds."""
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Each metric's value on the test split."""
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """Each metric's 95 % interval."""
-
-
-class Summarise(Protocol):
-    """Turns predictions into scores and figures in a folder; ``report`` provides it, which lies above this module."""
-
-    def __call__(
-        self, predictions: pd.DataFrame, classes: Sequence[str], multilabel: bool, folder: Path, seed: int = 0
-    ) -> Summary:
-        """Write figures and ``metrics.json`` into ``folder`` and return the scores."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run.
-
-    Attributes:
-        name: Its name.
-        run_id: MLflow's id.
-        strategy: The fusion's name, and for unimodal the modality's.
-        scores: Test metrics by name.
-        intervals: 95 % intervals.
-        trainable: Trainable parameters.
-        cases: Test cases.
-        groups: Groups (patients) among them.
-        reused: It was there already.
-    """
-
-    name: str
-    run_id: str
-    strategy: str
-    scores: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    trainable: int
-    cases: int
-    groups: int
-    reused: bool = False
 
 
 @dataclass
@@ -99,40 +48,15 @@ def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) ->
     Returns:
         The results, stage 1 first, the config's own run last.
     """
-    offered = build.dataset(config.data).modalities
-    build.check_modality_names(config, offered)
     source = build.data(config)
-    _check_start(config, source)
+    preflight.check(config, source)
+    if config.init.stage1 == "unimodal":
+        for name in source.problem.modalities:
+            stage_one_config(config, name)
     session = Session(Store(config.tracking), summarise, say, resume)
     states = {name: _stage_one(session, config, name) for name in _stage_one_modalities(config, source)}
     session.results.append(_fit_one(session, config, source, states))
     return session.results
-
-
-def _check_start(config: Config, source: FusionData) -> None:
-    """Build the strategy once, so that what only its constructor can find is found before anything trains."""
-    made = build.strategy(config, source.problem)
-    _check_texts(made, source)
-    covered = set(source.problem.modalities) if config.init.stage1 == "unimodal" else set(config.init.runs)
-    for name in config.init.runs:
-        if name not in source.problem.modalities:
-            raise UserError(
-                f"init.runs names '{name}', no modality of the run{nearest(name, source.problem.modalities)}"
-            )
-    if made.needs_unimodal and not covered >= set(source.problem.modalities):
-        raise UserError(
-            f"fusion '{config.fusion['name']}' with these options learns from stage-1 runs which modality is best: "
-            "set init.stage1=unimodal, or fusion.prior to a modality, per_sample or none"
-        )
-
-
-def _check_texts(made: Strategy, source: FusionData) -> None:
-    """Refuse texts that an encoder has no positions for."""
-    for view in made.views.address:
-        name, most = view.rsplit("/", 1)[-1], getattr(made.views.encoder(view), "longest", None)
-        found = max(len(ids) for ids in source.data.cells[name]) if most is not None else 0  # type: ignore[arg-type]
-        if most is not None and found > most:
-            raise UserError(f"a text of '{name}' has {found} tokens, its encoder takes {most}; set data.text_length")
 
 
 def _stage_one_modalities(config: Config, source: FusionData) -> list[str]:
@@ -150,9 +74,14 @@ def _stage_one(session: Session, config: Config, modality: str) -> UnimodalState
     run_id = fingerprint(own, source, {})
     found = session.store.find_finished(run_id)
     if found is not None:
-        session.say(f"stage 1, {modality}: reusing run {found.run_id}")
-        session.results.append(_result(found, reused=True))
-        return _unimodal_state(found, modality)
+        try:
+            state = _unimodal_state(found, modality)
+        except UserError as error:
+            session.say(f"note: {error}; training '{modality}' anew")
+        else:
+            session.say(f"stage 1, {modality}: reusing run {found.run_id}")
+            session.results.append(read_result(found, reused=True))
+            return state
     session.say(f"stage 1, {modality}: training it alone")
     result = _fit_one(session, own, source, {})
     session.results.append(result)
@@ -160,7 +89,11 @@ def _stage_one(session: Session, config: Config, modality: str) -> UnimodalState
 
 
 def stage_one_config(config: Config, modality: str) -> Config:
-    """Return the config of a modality's stage-1 run: the same, for that modality alone, with ``init.overrides``."""
+    """Return the config of a modality's stage-1 run: the same, for that modality alone, with ``init.overrides``.
+
+    Raises:
+        UserError: The overrides make it something that stage 2 cannot start from.
+    """
     tree = config.to_dict()
     encoder = config.encoder.get("*") or {modality: config.encoder[modality]}
     tree |= {"fusion": {"name": "unimodal"}, "encoder": encoder, "init": {}}
@@ -168,7 +101,16 @@ def stage_one_config(config: Config, modality: str) -> Config:
     alone = {modality: told[modality]} if isinstance(told, Mapping) else [modality]
     tree["data"] = {**tree["data"], "modalities": alone}
     tree["tracking"] = {**tree["tracking"], "run_name": None}
-    return configs.from_dict(configs.merge(tree, config.init.overrides))
+    made = configs.from_dict(configs.merge(tree, config.init.overrides))
+    if (
+        made.fusion["name"] != "unimodal"
+        or made.adapt != config.adapt
+        or made.encoder != configs.from_dict(tree).encoder
+    ):
+        raise UserError(
+            "init.overrides must leave fusion.name, adapt and encoder as they are: stage 2 starts from them"
+        )
+    return made
 
 
 def _unimodal_state(run: TrackedRun, modality: str) -> UnimodalState:
@@ -181,42 +123,11 @@ def _unimodal_state(run: TrackedRun, modality: str) -> UnimodalState:
     files = models.read(folder)
     if files.modalities != (modality,) or files.config.fusion["name"] != "unimodal":
         raise UserError(f"run {run.run_id} is no unimodal run of '{modality}', but of {', '.join(files.modalities)}")
-    state = load_file(folder / "model.safetensors")
+    state = models.read_tensors(folder / "model.safetensors")
     head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
     adapter = folder / "adapters" / f"{modality}.safetensors"
     score = run.metrics().get("train_final/mAP", float("nan"))
-    return UnimodalState(load_file(adapter) if adapter.exists() else {}, head, score)
-
-
-def fingerprint(config: Config, source: FusionData, states: Mapping[str, UnimodalState]) -> str:
-    """Return a hash of all that can change a run's result, and of nothing else.
-
-    An allow-list: data content and options, encoders, tuning method, strategy, task, optimizer, schedule, seed, the
-    trainer's options that enter the arithmetic, the stage-1 states, and the source of the components. Device, workers,
-    paths, progress bars and tracking are not in it.
-    """
-    tree = config.to_dict()
-    kept = {key: tree[key] for key in ("encoder", "adapt", "fusion", "task", "optimizer", "scheduler", "seed")}
-    unimportant = {"root", "num_workers", "cache", "path"}
-    kept["data"] = {k: v for k, v in tree["data"].items() if k not in unimportant}
-    arithmetic = (
-        "max_epochs",
-        "patience",
-        "monitor",
-        "precision",
-        "accumulate",
-        "gradient_clip",
-        "limit_train_batches",
-    )
-    kept["trainer"] = {k: tree["trainer"][k] for k in arithmetic}
-    kept["modalities"] = list(source.problem.modalities)
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
-    digest.update(source.fingerprint.encode())
-    digest.update(provenance.source_digest(build.component_modules(config)).encode())
-    for name in sorted(states):
-        for key, value in sorted({**states[name].adapter, **states[name].head}.items()):
-            digest.update(key.encode() + value.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:24]
+    return UnimodalState(models.read_tensors(adapter) if adapter.exists() else {}, head, score)
 
 
 def _fit_one(session: Session, config: Config, source: FusionData, states: Mapping[str, UnimodalState]) -> Result:
@@ -227,7 +138,8 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
         finished = session.store.find_finished(run_id)
         if finished is not None:
             session.say(f"run {finished.run_id} has ended already")
-            return _result(finished, reused=True)
+            return read_result(finished, reused=True)
+        session.say("there is no cut-off run of this config, data and code; starting a new one")
     if run is not None:
         run.lock()
         run.resume()
@@ -246,7 +158,7 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
         run.finish("FAILED")
         raise
     run.finish("FINISHED")
-    return _result(run)
+    return read_result(run)
 
 
 def _train_and_test(
@@ -261,7 +173,7 @@ def _train_and_test(
             made.load_unimodal(states)
 
     task = build.task(config, source, start)
-    trainer = training.trainer(config, run)
+    trainer = training.trainer(config, run, source)
     if run.phase == "fit":
         _log_start(run, config, source)
         training.fit(trainer, task, source, run)
@@ -280,13 +192,13 @@ def _log_start(run: TrackedRun, config: Config, source: FusionData) -> None:
     training.write_yaml(folder / "config.yaml", config)
     for name in ("config.yaml", "environment.json", "data.json"):
         run.log_artifact(folder / name)
-    run.log_params(flatten(config.to_dict()))
+    run.log_params(flatten(config.public()))
     run.log_dataset(config.data["name"], source.fingerprint, source.dataset.version)
 
 
 def _log_model(run: TrackedRun, task: FusionTask, config: Config, source: FusionData) -> None:
     folder = run.folder / "model"
-    models.save(folder, task.strategy, config, source.fitted())
+    models.save(folder, task.strategy, config, source.fitted(), task.base_checksum())
     run.log_artifact(folder, "model")
     counts = parameter_counts(task.strategy)
     run.log_metrics({f"parameters/{k}": float(v) for k, v in counts.items()})
@@ -298,23 +210,22 @@ def _log_test(
     task: FusionTask,
     config: Config,
     source: FusionData,
-    trainer: Any,  # noqa: ANN401
+    trainer: L.Trainer,
 ) -> None:
     """Score the test split, and for a run that can be a stage 1 the training cases, and track the report."""
     if config.fusion["name"] == "unimodal":
         rows = inference.rows(trainer, task, source, "train")
         run.log_metrics({"train_final/mAP": task.score(rows)["mAP"]})
     rows = inference.rows(trainer, task, source, "test")
-    table = inference.predictions(task, rows, "test", session.store.anonymous)
+    table = inference.predictions(task, rows, "test")
     folder = run.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    inference.write_table(table, run.folder / "predictions.parquet")
+    hashed = table.assign(**{c: table[c].map(session.store.anonymous) for c in ("case", "group")})
+    inference.write_table(hashed, run.folder / "predictions.parquet")
     run.log_artifact(run.folder / "predictions.parquet")
     summary = session.summarise(table, source.problem.classes, source.problem.multilabel, folder)
     run.log_artifact(folder, "report")
-    run.log_metrics({f"test/{k}": v for k, v in summary.scores.items()})
-    for name, (low, high) in summary.intervals.items():
-        run.log_metrics({f"test_interval/{name}/low": low, f"test_interval/{name}/high": high})
+    log_summary(run, summary)
     run.log_metrics({"test/cases": float(len(table)), "test/groups": float(table["group"].nunique())})
 
 
@@ -337,27 +248,3 @@ def _run_name(config: Config) -> str:
     chosen = list(config.data.get("modalities") or [])
     fusion = chosen[0] if config.fusion["name"] == "unimodal" and len(chosen) == 1 else config.fusion["name"]
     return config.tracking.run_name or f"{fusion}-{config.adapt['name']}-{config.data['name']}-s{config.seed}"
-
-
-def _result(run: TrackedRun, reused: bool = False) -> Result:
-    """Read a finished run's result back from the store."""
-    values, tags = run.metrics(), run.tags()
-    prefix = "test_interval/"
-    names = {k.removeprefix(prefix).rpartition("/")[0] for k in values if k.startswith(prefix)}
-    alone = tags["fusionbench.fusion"] == "unimodal"
-    return Result(
-        run.name,
-        run.run_id,
-        f"{tags['fusionbench.modalities']} alone" if alone else tags["fusionbench.fusion"],
-        {k.removeprefix("test/"): v for k, v in values.items() if k.startswith("test/")},
-        {n: (values[f"{prefix}{n}/low"], values[f"{prefix}{n}/high"]) for n in names},
-        int(values["parameters/trainable"]),
-        int(values["test/cases"]),
-        int(values["test/groups"]),
-        reused,
-    )
-
-
-def chosen_modalities(config: Config) -> list[str]:
-    """Return the modalities that a config uses, in order."""
-    return list(choose_modalities(build.dataset(config.data), config.data.get("modalities")))

@@ -43,22 +43,30 @@ class FusionTask(L.LightningModule):
     ) -> None:
         super().__init__()
         self.problem, self.criterion = problem, criterion
-        self._build, self._optimizer, self._scheduler = build, optimizer, scheduler
+        self._build, self.make_optimizer, self.make_scheduler = build, optimizer, scheduler
         self.rows: Rows = {}
-        self._base: str | None = None
+        self._base = ""
         self.strict_loading = False
 
     def configure_model(self) -> None:
         """Build the strategy once, whichever of fit, validate and test comes first."""
-        if not hasattr(self, "strategy"):
+        if hasattr(self, "strategy"):
+            return
+        # Built in float32 whatever the precision, so that what starts at random is the same; cast afterwards.
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
             self.strategy = self._build()
+        finally:
+            torch.set_default_dtype(default)
+        self._base = base_checksum(self.strategy)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type
         """Give the optimizer what is trained, and step the schedule once a batch."""
         trainer = self.trainer
-        optimizer = self._optimizer(p for p in self.strategy.parameters() if p.requires_grad)
+        optimizer = self.make_optimizer(p for p in self.strategy.parameters() if p.requires_grad)
         steps = max(1, int(trainer.estimated_stepping_batches) // max(1, trainer.max_epochs or 1))
-        schedule = self._scheduler(optimizer, steps, trainer.max_epochs or 1)
+        schedule = self.make_scheduler(optimizer, steps, trainer.max_epochs or 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def forward(self, batch: Batch) -> Output:
@@ -121,11 +129,20 @@ class FusionTask(L.LightningModule):
         rows = self.gathered()
         if self.trainer.sanity_checking:
             return
+        logits, target = self._tensors(rows)
+        self._check_finite(rows, logits)
         scores = self.score(rows)
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, rank_zero_only=False)
-        logits, target = self._tensors(rows)
         self.log("val/loss", self.criterion.cpu()(logits, target))
         self.criterion.to(self.device)
+
+    def _check_finite(self, rows: Rows, logits: Tensor) -> None:
+        bad = [case for case, row in zip(rows["case"], logits, strict=True) if not torch.isfinite(row).all()]
+        if bad:
+            raise UserError(
+                f"predictions are not finite in the validation of epoch {self.current_epoch} (cases: "
+                f"{', '.join(bad[:8])}): look at these, lower optimizer.lr or set trainer.gradient_clip"
+            )
 
     def gathered(self) -> Rows:
         """Return the rows of all ranks, sorted by case id, repeats dropped."""
@@ -155,9 +172,8 @@ class FusionTask(L.LightningModule):
         return logits.sigmoid() if self.problem.multilabel else logits.softmax(dim=-1)
 
     def base_checksum(self) -> str:
-        """Return the checksum of the frozen base, computed once, since it never changes."""
-        if self._base is None:
-            self._base = base_checksum(self.strategy)
+        """Return the checksum of the frozen base as it was loaded, before any cast."""
+        self.configure_model()
         return self._base
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

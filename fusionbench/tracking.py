@@ -16,6 +16,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,38 +79,56 @@ class Store:
         return run
 
     def find_finished(self, fingerprint: str) -> TrackedRun | None:
-        """Return the newest run with this fingerprint that ended well, if there is one."""
-        found = self.client.search_runs(
-            [self.experiment],
-            f"tags.`fusionbench.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'",
-            max_results=1,
-            order_by=["attributes.start_time DESC"],
-        )
+        """Return the newest run with this fingerprint that ended well, in whatever experiment, if there is one."""
+        found = self._search(f"tags.`fusionbench.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'")
         return TrackedRun(self, found[0].info.run_id) if found else None
 
     def find_unfinished(self, fingerprint: str) -> TrackedRun | None:
-        """Return the newest run with this fingerprint that was cut off, if its working folder is here."""
+        """Return the newest run with this fingerprint that was cut off, if the store has it and its folder is here."""
         states = []
         for path in (self.folder / "work").glob("*/state.json"):
             state = json.loads(path.read_text("utf-8"))
-            if state["fingerprint"] == fingerprint and state["phase"] != "done":
+            if state.get("fingerprint") == fingerprint and state.get("phase") != "done":
                 states.append((path.stat().st_mtime, path.parent.name))
-        return TrackedRun(self, max(states)[1]) if states else None
+        for _, run_id in sorted(states, reverse=True):
+            if self._has(run_id):
+                return TrackedRun(self, run_id)
+        return None
 
-    def open(self, run_id: str) -> TrackedRun:
-        """Return a run by id or by name.
+    def open(self, name: str) -> TrackedRun:
+        """Return a run by id, by the first six or more signs of it, or by name (the newest of that name).
 
         Raises:
-            UserError: There is none; names the nearest.
+            UserError: There is none, or several ids begin so; names the nearest.
         """
-        runs = {r.info.run_id: r for r in self.client.search_runs([self.experiment], max_results=1000)}
-        if run_id in runs:
-            return TrackedRun(self, run_id)
-        named = [i for i, r in runs.items() if r.info.run_name == run_id or i.startswith(run_id)]
-        if named:
-            return TrackedRun(self, named[0])
-        names = {str(r.info.run_name) for r in runs.values()}
-        raise UserError(f"there is no run '{run_id}' in '{self.uri}'{nearest(run_id, names)}")
+        if self._has(name):
+            return TrackedRun(self, name)
+        if re.fullmatch(r"[\w .:/-]+", name):
+            named = self._search(f"attributes.run_name = '{name}'")
+            if named:
+                return TrackedRun(self, named[0].info.run_id)
+        newest = self._search("")
+        starts = [r.info.run_id for r in newest if len(name) >= 6 and r.info.run_id.startswith(name)]
+        if len(starts) == 1:
+            return TrackedRun(self, starts[0])
+        if starts:
+            raise UserError(f"'{name}' begins the ids of {len(starts)} runs; give more of it")
+        names = list(dict.fromkeys(str(r.info.run_name) for r in newest))[:8]
+        raise UserError(f"there is no run '{name}' in '{self.uri}'{nearest(name, names)}")
+
+    def _has(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException:
+            return False
+
+    def _search(self, condition: str) -> list[Any]:
+        """Return the newest runs of all experiments that meet a condition, at most 1,000."""
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        order = ["attributes.start_time DESC"]
+        return list(self.client.search_runs(experiments, condition, max_results=1000, order_by=order))
 
     def anonymous(self, identifier: str) -> str:
         """Return a keyed hash of a case or patient id, stable within this store.
@@ -160,7 +179,8 @@ class TrackedRun:
     @property
     def phase(self) -> Phase:
         """How far the run has come."""
-        return json.loads((self.folder / "state.json").read_text("utf-8"))["phase"]  # type: ignore[no-any-return]
+        path = self.folder / "state.json"
+        return json.loads(path.read_text("utf-8")).get("phase", "fit") if path.exists() else "fit"  # type: ignore[no-any-return]
 
     def set_phase(self, phase: Phase, fingerprint: str | None = None) -> None:
         """Note durably how far the run has come."""
@@ -193,7 +213,7 @@ class TrackedRun:
         """Buffer points; what is nan (a class that is absent) is left out."""
         now = int(time.time() * 1000)
         for key, value in values.items():
-            name = re.sub(r"[^\w\-. :/]", "_", key)
+            name = metric_name(key)
             if math.isfinite(value) and (name, step) not in self._seen:
                 self._seen.add((name, step))
                 self._buffer.append((name, float(value), now, step))
@@ -238,17 +258,21 @@ class TrackedRun:
             self.store.client.log_artifact(self.run_id, str(path), folder)
 
     def artifact(self, path: str) -> Path:
-        """Return an artifact's local path, downloaded if it lies elsewhere.
+        """Return an artifact's local path: the working folder's copy, else a download into it.
 
         Raises:
             UserError: The run has no such artifact.
         """
         from mlflow.exceptions import MlflowException
 
+        if (self.folder / path).exists() and self.phase == "done":
+            return self.folder / path
+        place = self.folder / "downloads"
         try:
-            return Path(self.store.client.download_artifacts(self.run_id, path))
+            place.mkdir(parents=True, exist_ok=True)
+            return Path(self.store.client.download_artifacts(self.run_id, path, str(place)))
         except (MlflowException, OSError):
-            raise UserError(f"run {self.run_id} has no artifact '{path}'; it did not end well: fit it again") from None
+            raise UserError(f"run {self.run_id} has no artifact '{path}': it did not end well; fit it again") from None
 
     def metrics(self) -> dict[str, float]:
         """Return the last value of every metric."""
@@ -264,6 +288,8 @@ class TrackedRun:
         self.store.client.set_terminated(self.run_id, status)
         if status == "FINISHED":  # last, so that a run which is cut off just before is still found and finished
             self.set_phase("done")
+            for name in ("checkpoints", "artifacts", "report"):  # tracked, or of no more use
+                shutil.rmtree(self.folder / name, ignore_errors=True)
         if self._lock:
             self._lock.close()
 
@@ -292,6 +318,11 @@ class RunLogger(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
         """Do nothing: parameters come from the config."""
+
+
+def metric_name(key: str) -> str:
+    """Return a name that MLflow accepts."""
+    return re.sub(r"[^\w\-. :/]", "_", key)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

@@ -16,12 +16,13 @@ from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
+from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.task import FusionTask
 from fusionbench.tracking import RunLogger, TrackedRun
 
 
-def trainer(config: Config, run: TrackedRun) -> L.Trainer:
-    """Build the Trainer that a config asks for.
+def trainer(config: Config, run: TrackedRun, source: FusionData) -> L.Trainer:
+    """Build the Trainer that a config asks for; losses are logged at least once an epoch.
 
     Raises:
         UserError: The accelerator or devices are not there.
@@ -37,7 +38,7 @@ def trainer(config: Config, run: TrackedRun) -> L.Trainer:
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.gradient_clip,
             limit_train_batches=options.limit_train_batches,
-            log_every_n_steps=config.tracking.log_every,
+            log_every_n_steps=max(1, min(config.tracking.log_every, len(source.train_dataloader()))),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             deterministic="warn",
@@ -63,14 +64,16 @@ def quiet() -> None:
 def _callbacks(config: Config, run: TrackedRun) -> list[Callback]:
     options = config.trainer
     monitor = f"val/{options.monitor}"
-    mode = "min" if options.monitor == "ECE" else "max"
+    mode = "min" if options.monitor in LOWER_IS_BETTER else "max"
     callbacks: list[Callback] = [EpochSeed(config.seed), StopAgain(), Costs(run)]
     if options.patience:
         callbacks.append(
-            EarlyStopping(monitor, mode=mode, patience=options.patience, check_on_train_epoch_end=True, min_delta=0.0)
+            EarlyStopping(
+                monitor, mode=mode, patience=options.patience, check_on_train_epoch_end=True, check_finite=False
+            )
         )
     if options.progress:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(RichProgressBar(console_kwargs={"stderr": True}))
     folder = run.folder / "checkpoints"
     keep = partial(ModelCheckpoint, folder, save_on_train_epoch_end=True, enable_version_counter=False)
     callbacks.append(keep(filename="best", monitor=monitor, mode=mode))
@@ -109,4 +112,4 @@ def write_yaml(path: Path, config: Config) -> None:
     """Write the resolved config as yaml."""
     from omegaconf import OmegaConf
 
-    write_bytes(path, OmegaConf.to_yaml(OmegaConf.create(config.to_dict())).encode())
+    write_bytes(path, OmegaConf.to_yaml(OmegaConf.create(config.public())).encode())

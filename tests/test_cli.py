@@ -78,7 +78,7 @@ def test_runs_that_are_not_there(fitted, tmp_path):
         assert "did you mean 'first'" in refused(name, "frist", "--folder", fitted)
         assert "no model.json" in refused(name, tmp_path)
         assert "there is no model 'x.ckpt'" in refused(name, "x.ckpt", "--folder", tmp_path)
-    assert "there are none" in refused("test", "first", "--folder", fitted, "--experiment", "other")
+    assert "no run in" in refused("test", "first", "--folder", tmp_path)
 
 
 def test_predict_refuses_before_it_works(fitted, tmp_path):

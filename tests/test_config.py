@@ -155,7 +155,7 @@ MISTAKES = {
     "bool for a whole number": ({"seed": True}, "'seed' must be int", "True"),
     "one of several words": ({"trainer": {"precision": "bf16"}}, "'trainer.precision' must be", "bf16-mixed"),
     "text for a list": ({"data": {"fractions": "all"}}, "'data.fractions' must be Sequence[float]", "'all'"),
-    "node without a name": ({"adapt": {"ranks": [2]}}, "'adapt' must be {name: ..., options}", "mor"),
+    "node without a name": ({"adapt": ["mor"]}, "'adapt' must be {name: ..., options}", "mor"),
     "no weights": ({"encoder": {"name": "timm_vit", "model": "x"}}, "needs 'encoder.weights'", "str"),
     "reference to nothing": ({"seed": "${sed}"}, "cannot be resolved", "sed"),
     "value that must be given": ({"seed": "???"}, "cannot be resolved", "seed"),
@@ -229,3 +229,18 @@ def test_two_ways_to_one_parent_are_no_cycle(base, tmp_path):
     write_config(tmp_path / "right.yaml", {"extends": "base.yaml", "trainer": {"patience": 2}})
     loaded = config.load(write_config(tmp_path / "own.yaml", {"extends": ["left.yaml", "right.yaml"]}))
     assert (loaded.seed, loaded.trainer.patience) == (1, 2)
+
+
+def test_options_of_a_component_that_is_the_default_need_no_name():
+    tree = {"data": {"name": "lidc"}, "encoder": {"name": "table"}, "fusion": {"name": "mean"}}
+    made = config.from_dict(tree | {"optimizer": {"lr": 0.5}, "adapt": {"ranks": [2]}})
+    assert made.optimizer == {"name": "sgd", "lr": 0.5}
+    assert made.adapt == {"name": "mor", "ranks": [2]}
+    assert made.scheduler == {"name": "cyclic"}
+
+
+def test_a_password_is_not_public():
+    tree = {"data": {"name": "lidc"}, "encoder": {"name": "table"}, "fusion": {"name": "mean"}}
+    made = config.from_dict(tree | {"tracking": {"uri": "https://me:secret@server:5000"}})
+    assert made.public()["tracking"]["uri"] == "https://server:5000"
+    assert made.to_dict()["tracking"]["uri"] == "https://me:secret@server:5000"

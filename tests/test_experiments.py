@@ -45,15 +45,14 @@ class Fitted:
 
     @property
     def model(self):
-        tracking = self.config["tracking"]
-        return [self.run.info.run_id, "--folder", tracking["folder"], "--experiment", tracking["experiment"]]
+        return [self.run.info.run_id, "--folder", self.config["tracking"]["folder"]]
 
     @property
     def cases(self):
         """The dataset's own case table."""
-        from fusionbench import build
+        from fusionbench.data.base import make_dataset
 
-        return build.dataset(self.config["data"]).cases()
+        return make_dataset(self.config["data"]).cases()
 
     def artifact(self, name):
         return Path(self.store.client.download_artifacts(self.run.info.run_id, name))

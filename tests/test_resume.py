@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 import pytest
+import timm
 import torch
 from layouts import CSV_MODALITIES, make_csv
 from program import THIRD_PARTY, VIT, bert, command, history, new_store, runs, store, write_config
+from safetensors.torch import save_file
 
 pytestmark = THIRD_PARTY
 SIGKILL, SIGINT = 9, 2
@@ -208,10 +210,11 @@ def test_a_second_run_trains_stage_one_no_more(tmp_path, experiment):
 @pytest.fixture(scope="module")
 def fingerprint_of(experiment):
     from fusionbench import build, config, run
+    from fusionbench.fingerprint import fingerprint
 
     def compute(*overrides):
         own = run.stage_one_config(config.load(experiment, overrides), "scan")
-        return run.fingerprint(own, build.data(own), {})
+        return fingerprint(own, build.data(own), {})
 
     return compute
 
@@ -221,6 +224,7 @@ def fingerprint_of(experiment):
     [
         *("data.num_workers=2", "trainer.progress=true", "trainer.accelerator=cpu", "tracking.folder=elsewhere"),
         *("tracking.run_name=other", "fusion.lambda_aux=0.9", "fusion.name=mean", "encoder.notes.pool=mean"),
+        *("adapt.bypass=true", "data.on_unreadable=stop", "optimizer.eps=1e-8", "encoder.scan.checkpointing=true"),
     ],
 )
 def test_what_a_stage_one_run_does_not_depend_on(fingerprint_of, override):
@@ -237,7 +241,7 @@ def test_it_does_not_depend_on_where_the_data_lie(fingerprint_of, tmp_path):
     [
         *("seed=1", "optimizer.lr=0.02", "trainer.max_epochs=4", "trainer.precision=bf16-mixed", "data.batch_size=4"),
         *("adapt.name=lora", "data.size=48", "data.transforms.rotate=0.0", "data.modalities.scan.instances=3"),
-        *("init.overrides.scheduler.gamma=0.5", "encoder.scan.checkpointing=true", "task.label_smoothing=0.1"),
+        *("init.overrides.scheduler.gamma=0.5", "task.label_smoothing=0.1"),
     ],
 )
 def test_what_a_stage_one_run_depends_on(fingerprint_of, override):
@@ -245,11 +249,26 @@ def test_what_a_stage_one_run_depends_on(fingerprint_of, override):
 
 
 def test_the_order_of_modalities_is_part_of_a_run(experiment):
-    from fusionbench import build, config, run
+    from fusionbench import build, config
+    from fusionbench.fingerprint import fingerprint
 
     loaded = config.load(experiment)
     tree = loaded.to_dict()
     tree["data"]["modalities"] = dict(reversed(tree["data"]["modalities"].items()))
     turned = config.from_dict(tree)
-    first, second = (run.fingerprint(c, build.data(c), {}) for c in (loaded, turned))
+    first, second = (fingerprint(c, build.data(c), {}) for c in (loaded, turned))
     assert first != second
+
+
+def test_weights_count_by_their_content_and_not_by_their_path(fingerprint_of, tmp_path):
+    def weights(name, seed):
+        torch.manual_seed(seed)
+        path = tmp_path / name
+        save_file(timm.create_model("test_vit", num_classes=0, global_pool="token").state_dict(), path)
+        return f"encoder.scan.weights={path}"
+
+    first, copy, other = weights("a.safetensors", 0), weights("b.safetensors", 0), weights("c.safetensors", 1)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes())
+    moved = f"encoder.scan.weights={tmp_path}/moved/a.safetensors"
+    assert fingerprint_of(first) == fingerprint_of(moved) == fingerprint_of(copy) != fingerprint_of(other)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -155,3 +156,22 @@ def step(made: Strategy, cases: Batch) -> tuple[Output, dict[str, Tensor]]:
 def trained(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield name and parameter of all that is trained."""
     return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def key_lengths(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> list[int]:
+    """Return a list that grows by the number of keys whenever the network attends, by torch's function or module."""
+    attend, lengths = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noted(query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        lengths.append(key.shape[-2])
+        return attend(query, key, *args, **kwargs)
+
+    def note(module: nn.MultiheadAttention, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        key = kwargs["key"] if "key" in kwargs else args[1]
+        lengths.append(key.shape[-2 if module.batch_first else 0])
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    for module in network.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_pre_hook(note, with_kwargs=True)
+    return lengths

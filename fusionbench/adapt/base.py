@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusionbench.encoders.base import Encoder
-from fusionbench.errors import UserError, nearest
+from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.layers.rank_mixture import RankMixtureLinear
 
 
@@ -25,6 +25,27 @@ class Adaptation(ABC):
     @abstractmethod
     def apply(self, encoder: Encoder, views: int) -> None:
         """Freeze or unfreeze the encoder and put ``views`` adapter sets into it."""
+
+
+def check_updates(ranks: Sequence[int], scale: float, sites: Sequence[str], option: str = "adapt.rank") -> None:
+    """Refuse low-rank updates that cannot be.
+
+    Args:
+        ranks: Rank of each.
+        scale: α / rank.
+        sites: Which linear layers.
+        option: The ranks' name in yaml.
+
+    Raises:
+        UserError: There is no rank or site, a site comes twice, or a number is out of range.
+    """
+    if not ranks:
+        raise UserError(f"'{option}' is empty; give at least one rank, e.g. [2, 4, 8]")
+    for rank in ranks:
+        check_number(option, rank, least=1)
+    check_number("adapt.scale", scale, above=0)
+    if not sites or len(set(sites)) < len(sites):
+        raise UserError(f"'adapt.sites' must name one or more layers, each once, e.g. [fc1, fc2], not {list(sites)}")
 
 
 def replace_linears(encoder: Encoder, sites: Sequence[str], **options: object) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fusionbench.adapt.base import Adaptation, replace_linears
+from fusionbench.adapt.base import Adaptation, check_updates, replace_linears
 from fusionbench.encoders.base import Encoder
 from fusionbench.registry import register
 
@@ -21,6 +21,7 @@ class LoRA(Adaptation):
     """
 
     def __init__(self, *, rank: int = 4, scale: float = 2.0, sites: Sequence[str] = ("fc1", "fc2")) -> None:
+        check_updates([rank], scale, sites)
         self.rank, self.scale, self.sites = rank, scale, sites
 
     def apply(self, encoder: Encoder, views: int) -> None:

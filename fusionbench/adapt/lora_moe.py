@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from fusionbench.adapt.base import Adaptation, replace_linears
+from fusionbench.adapt.base import Adaptation, check_updates, replace_linears
 from fusionbench.encoders.base import Encoder
+from fusionbench.errors import check_number
 from fusionbench.registry import register
 
 
@@ -24,6 +25,8 @@ class LoRAMoE(Adaptation):
     def __init__(
         self, *, experts: int = 3, rank: int = 4, scale: float = 2.0, sites: Sequence[str] = ("fc1", "fc2")
     ) -> None:
+        check_number("adapt.experts", experts, least=1)
+        check_updates([rank], scale, sites)
         self.ranks, self.scale, self.sites = [rank] * experts, scale, sites
 
     def apply(self, encoder: Encoder, views: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fusionbench.adapt.base import Adaptation, replace_linears
+from fusionbench.adapt.base import Adaptation, check_updates, replace_linears
 from fusionbench.encoders.base import Encoder
 from fusionbench.registry import register
 
@@ -30,6 +30,7 @@ class MoR(Adaptation):
         scale: float = 2.0,
         sites: Sequence[str] = ("fc1", "fc2"),
     ) -> None:
+        check_updates(ranks, scale, sites, "adapt.ranks")
         self.ranks, self.bypass, self.scale, self.sites = ranks, bypass, scale, sites
 
     def apply(self, encoder: Encoder, views: int) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from fusionbench.adapt.base import Adaptation, adapter_state, load_adapter_state
 from fusionbench.adapt.full import Full
 from fusionbench.encoders.base import Encoder, Tokens
+from fusionbench.files import write_bytes
 from fusionbench.types import ModalitySpec
 
 V = TypeVar("V", Tensor, Tokens)
@@ -162,16 +163,15 @@ class Views(nn.Module):
 
     def save_adapters(self, folder: Path) -> list[Path]:
         """Write each view's adapter set as a safetensors file of its own; views without one are left out."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        folder.mkdir(parents=True, exist_ok=True)
         paths = []
         for view in self.address:
             state = self.adapter(view)
             if state:
                 path = folder / f"{view.replace('/', '_')}.safetensors"
-                save_file({k: v.contiguous().cpu() for k, v in state.items()}, path, metadata={"view": view})
-                paths.append(path)
+                tensors = {k: v.contiguous().cpu() for k, v in state.items()}
+                paths.append(write_bytes(path, save(tensors, metadata={"view": view})))
         return paths
 
 

@@ -16,11 +16,11 @@ def run(options: argparse.Namespace) -> int:
     if "data" not in tree:
         raise UserError("check needs a dataset: --config FILE, or data.name=NAME with its options")
     node = config.check_node("data", "data", tree["data"])
-    from fusionbench import build
+    from fusionbench.data.base import make_dataset
     from fusionbench.data.check import check, print_report
     from fusionbench.data.module import choose_modalities
 
-    dataset = build.dataset(node)
+    dataset = make_dataset(node)
     report = check(dataset, list(choose_modalities(dataset, node.get("modalities"))))
     print_report(report, Console(highlight=False))
     return 0 if report.ok else 1

@@ -11,6 +11,9 @@ from fusionbench import config
 def run(options: argparse.Namespace) -> int:
     """Train, test and track a config, then print the result table and where the run is."""
     checked = config.load(options.config, options.overrides)
+    from fusionbench.data.base import make_dataset
+
+    make_dataset(checked.data)  # a folder that is not there is told before anything slow is imported
     from fusionbench import run as runs
     from fusionbench.commands.results import print_results
     from fusionbench.report.run_report import summarise

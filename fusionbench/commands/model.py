@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pandas as pd
+from lightning.pytorch.callbacks import RichProgressBar
 
 from fusionbench import build, config, inference, models
 from fusionbench.config import Config, Node, TrackingOptions
@@ -19,7 +21,7 @@ from fusionbench.errors import UserError
 from fusionbench.layers.frozen import parameter_counts
 from fusionbench.models import ModelFiles
 from fusionbench.task import FusionTask
-from fusionbench.tracking import Store
+from fusionbench.tracking import Store, store_uri
 from fusionbench.types import Split
 
 
@@ -31,11 +33,13 @@ class Model:
         name: What the user called it.
         task: The strategy.
         source: The cases.
+        config: The run's config, with these data.
     """
 
     name: str
     task: FusionTask
     source: FusionData
+    config: Config
 
     @property
     def trainable(self) -> int:
@@ -50,13 +54,27 @@ class Model:
         """
         if split is not None and not (self.source.table["split"] == split).any():
             raise UserError(f"the data have no case of split '{split}'")
-        trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, devices=1)
+        trainer = L.Trainer(
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            devices=1,
+            accelerator=self.config.trainer.accelerator,
+            precision=self.config.trainer.precision,
+            callbacks=[RichProgressBar(console_kwargs={"stderr": True})],
+        )
         rows = inference.rows(trainer, self.task, self.source, split)
         table = inference.predictions(self.task, rows, split or "all")
         if split is None:
             splits = dict(zip(self.source.data.case_id, self.source.table["split"], strict=True))
             table["split"] = table["case"].map(splits)
         return table
+
+    def unpredicted(self, split: Split | None) -> pd.DataFrame:
+        """Return the cases that have none of the model's modalities, which cannot be predicted."""
+        left = self.source.left_out
+        chosen = left if split is None else left[left["split"] == split]
+        return chosen.rename(columns={"case_id": "case", "group_id": "group"})[["case", "group", "split"]]
 
 
 def load(options: argparse.Namespace) -> Model:
@@ -71,7 +89,9 @@ def load(options: argparse.Namespace) -> Model:
     task = build.task(checked, source)
     task.configure_model()
     models.load_into(task.strategy, files)
-    return Model(options.model, task, source)
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return Model(options.model, task, source, checked)
 
 
 def _folder(options: argparse.Namespace) -> Path:
@@ -82,11 +102,12 @@ def _folder(options: argparse.Namespace) -> Path:
     if path.is_file() and (path.parent / "model.json").is_file():
         return path.parent
     defaults = TrackingOptions()
-    tracking = TrackingOptions(
-        folder=options.folder or defaults.folder, experiment=options.experiment or defaults.experiment
-    )
-    if not (Path(tracking.folder) / "mlflow.db").is_file() and path.suffix:
-        raise UserError(f"there is no model '{options.model}': give a run's id or name, or a folder with model.json")
+    tracking = TrackingOptions(folder=options.folder or defaults.folder)
+    if store_uri(tracking).startswith("sqlite:") and not (Path(tracking.folder) / "mlflow.db").is_file():
+        raise UserError(
+            f"there is no model '{options.model}' and no run in '{tracking.folder}': give a run's id or name, a folder "
+            "with model.json, or the runs' place with --folder"
+        )
     return Store(tracking).open(options.model).artifact("model")
 
 
@@ -100,21 +121,26 @@ def _config(files: ModelFiles, options: argparse.Namespace) -> Config:
 
 
 def _csv_node(files: ModelFiles, path: Path) -> Node:
-    """Return a data node for a csv whose columns are named as the model's modalities."""
-    specs: dict[str, Any] = json.loads((files.folder / "model.json").read_text("utf-8"))["specs"]
-    nodes: dict[str, Node] = {}
-    for name in files.modalities:
-        nodes[name] = {"kind": specs[name]["kind"]}
-        if specs[name]["kind"] == "table":
-            nodes[name]["columns"] = [column["name"] for column in files.fitted["tables"][name]]
-        else:
-            nodes[name]["column"] = name
-        if specs[name]["kind"] in ("image", "slices"):
-            nodes[name] |= {"instances": specs[name]["instances"]}
-    sizes = {s["size"] for s in specs.values() if s["kind"] in ("image", "slices")}
-    kept = {
-        k: v for k, v in files.config.data.items() if k in config.data_options() and k not in ("root", "modalities")
-    }
+    """Return a data node for a csv of cases without labels.
+
+    Its columns are those of the training csv, or, for a model of another dataset, named as the modalities.
+    """
+    trained = files.config.data
+    kept = {k: v for k, v in trained.items() if k in config.data_options() and k not in ("root", "modalities")}
     labels = {"targets": list(files.classes)} if files.multilabel else {"classes": list(files.classes)}
+    unread = {"label": "(not read)", "fractions": [0.0, 0.0, 1.0]}
+    if trained["name"] == "csv":
+        return {**trained, "root": None, "path": str(path), **labels, **unread}
+    specs: dict[str, Any] = json.loads((files.folder / "model.json").read_text("utf-8"))["specs"]
+    nodes = {name: _modality_node(files, name, specs[name]) for name in files.modalities}
+    sizes = {s["size"] for s in specs.values() if s["kind"] in ("image", "slices")}
     size = {"size": sizes.pop()} if sizes else {}
-    return {"name": "csv", "path": str(path), "modalities": nodes, **labels, **size, **kept}
+    return {"name": "csv", "path": str(path), "modalities": nodes, **labels, **unread, **size, **kept}
+
+
+def _modality_node(files: ModelFiles, name: str, spec: dict[str, Any]) -> Node:
+    if spec["kind"] == "table":
+        return {"kind": "table", "columns": [column["name"] for column in files.fitted["tables"][name]]}
+    if spec["kind"] == "text":
+        return {"kind": "text", "column": name}
+    return {"kind": spec["kind"], "column": name, "instances": spec["instances"]}

@@ -3,17 +3,24 @@
 import argparse
 from pathlib import Path
 
+import pandas as pd
+
 from fusionbench.commands.model import load
 from fusionbench.errors import UserError
 from fusionbench.inference import write_table
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write each case's probabilities; ids stay as they are, since the table is the user's own."""
+    """Write each case's probabilities, empty for a case with no modality; ids stay as they are, for the user's own use.
+
+    Raises:
+        UserError: The file's ending is none of those that can be written.
+    """
     out = Path(options.out)
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out '{out}' must end in .csv or .parquet")
-    table = load(options).predict(options.split)
+    model = load(options)
+    table = pd.concat([model.predict(options.split), model.unpredicted(options.split)], ignore_index=True)
     write_table(table, out)
     print(f"{len(table)} cases in {out}")
     return 0

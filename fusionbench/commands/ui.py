@@ -18,8 +18,12 @@ def run(options: argparse.Namespace) -> int:
     """
     folder = Path(options.folder).absolute()
     given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given and given.startswith("http"):
+        raise UserError(f"runs are kept by the server at {given}, which has its own UI: open that address")
     if not given and not (folder / "mlflow.db").is_file():
         raise UserError(f"there are no runs in '{folder}' yet; fit one, or point elsewhere with --folder")
+    if not 1 <= options.port <= 65535:
+        raise UserError(f"--port must lie in 1 to 65535, not {options.port}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -10,8 +10,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from fusionbench import registry
 from fusionbench.errors import UserError
 from fusionbench.types import ModalitySpec
 
@@ -112,3 +113,11 @@ def require(dataset: type[Dataset], root: Path, *relative: str) -> Path:
 def text_digest(text: str) -> str:
     """Return the sha256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_dataset(node: Mapping[str, Any]) -> Dataset:
+    """Build the dataset of a checked ``data`` node; whether its folder is there is found here."""
+    component = registry.describe("data", node["name"])
+    options = {k: v for k, v in node.items() if k in component.options}
+    made: Dataset = component.load()(node.get("root"), **options)
+    return made

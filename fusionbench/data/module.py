@@ -128,6 +128,7 @@ class FusionData(L.LightningDataModule):
         self, table: pd.DataFrame, cells: dict[str, list[Any]], has: np.ndarray
     ) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
         keep: np.ndarray = np.asarray(has.any(axis=1))
+        self.left_out = table.loc[~keep, ["case_id", "group_id", "split"]].reset_index(drop=True)
         if not keep.any():
             raise UserError(f"no case has any of the modalities {', '.join(self._specs)}")
         if not keep.all():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from fusionbench.encoders.base import Encoder, Tokens, attention_mask, mean_of_own
+from fusionbench.encoders.hf_tokenizer import HFTokenizer
 from fusionbench.encoders.weights import hub_failed, weights_path
-from fusionbench.errors import UserError
+from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec, Tokenizer
+
+_FAMILIES = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
 
 
 @register
@@ -53,12 +57,34 @@ class HFText(Encoder):
         self.width = int(settings.hidden_size)
         self.depth = len(_layers(self.net))
         self.pad_id = int(settings.pad_token_id or 0)
-        self.longest = int(settings.max_position_embeddings)
+        self.longest = _longest(self.net)
 
     @classmethod
     def load_tokenizer(cls, options: Mapping[str, Any]) -> Tokenizer:
         """Return the tokenizer that an encoder node names, without loading weights."""
         return HFTokenizer(options)
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Refuse a tokenizer made for another model, whose padding would be read or whose words have no embedding.
+
+        Args:
+            tokenizer: Its ``size``, if it has one, is one more than its highest token id.
+
+        Raises:
+            UserError: The padding token is another, or the model's vocabulary is too small.
+        """
+        net: Any = self.net
+        words, size = int(net.get_input_embeddings().num_embeddings), int(getattr(tokenizer, "size", 0))
+        if tokenizer.pad_id != self.pad_id:
+            raise UserError(
+                f"the tokenizer pads with token {tokenizer.pad_id}, but the text encoder with {self.pad_id}: give the "
+                "model's own by encoder.tokenizer"
+            )
+        if size > words:
+            raise UserError(
+                f"the tokenizer has {size} words, but the text encoder only {words}: give the model's own by "
+                "encoder.tokenizer"
+            )
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn token ids (B, L) into embeddings (B, L, D); padding is masked, the first token never is.
@@ -105,58 +131,78 @@ class HFText(Encoder):
         return sites
 
 
-class HFTokenizer:
-    """A transformers tokenizer in the shape that the DataModule asks for."""
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        from transformers import AutoTokenizer
-
-        named = options.get("tokenizer") or options["weights"]
-        if named == "random":
-            raise UserError("an encoder with random weights has no tokenizer of its own: give encoder.tokenizer=PATH")
-        source = options.get("model") if named == "hub" else named
-        try:
-            local = weights_path(str(source)) if _is_local(str(source)) else None
-            self._tokenizer = AutoTokenizer.from_pretrained(str(local or source), trust_remote_code=False)
-        except (OSError, ValueError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"no tokenizer could be read from '{source}'; give encoder.tokenizer=PATH") from None
-        self.pad_id = int(self._tokenizer.pad_token_id or 0)
-
-    def __call__(self, texts: list[str], max_length: int) -> list[list[int]]:
-        """Return token ids with the special tokens, cut to ``max_length``."""
-        ids: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
-        return ids
-
-
-def _is_local(source: str) -> bool:
-    return source.startswith("asset:") or Path(source).expanduser().exists() or source.startswith((".", "/", "~"))
-
-
 def _build(model: str | None, weights: str, config: Mapping[str, Any] | None) -> nn.Module:
-    from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if weights == "random":
-        if not config or "model_type" not in config:
-            raise UserError("random weights need 'encoder.config', e.g. {model_type: bert, hidden_size: 64, ...}")
-        options = {k: v for k, v in config.items() if k != "model_type"}
-        return _plain(AutoModel.from_config(AutoConfig.for_model(config["model_type"], **options)))
-    source = model if weights == "hub" else str(weights_path(weights))
-    if source is None:
+        return _plain(_random(config or {}))
+    path = weights_path(weights)
+    if path is not None and not (path / "config.json").is_file():
+        raise UserError(
+            f"encoder weights '{path}' must be a folder with config.json and weights, as transformers saves"
+        )
+    if path is None and model is None:
         raise UserError("encoder.weights=hub needs encoder.model=OWNER/NAME")
+    return _plain(_pretrained(str(path or model)))
+
+
+def _random(config: Mapping[str, Any]) -> nn.Module:
+    """Build a model of random weights.
+
+    Raises:
+        UserError: ``config`` lacks the model's type, has a key that the type does not know, or a size that cannot be.
+    """
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    kind = config.get("model_type")
+    if kind is None:
+        raise UserError("random weights need 'encoder.config', e.g. {model_type: bert, hidden_size: 64, ...}")
+    if kind not in CONFIG_MAPPING:
+        raise UserError(f"transformers has no 'encoder.config.model_type' {kind!r}{nearest(str(kind), _FAMILIES)}")
+    of_kind: Any = CONFIG_MAPPING[kind]
+    known = {*of_kind().to_dict(), *of_kind.attribute_map}
+    for key in config:
+        if key not in known:
+            raise UserError(f"a {kind} has no 'encoder.config.{key}'{nearest(str(key), known)}")
+    try:
+        settings = of_kind(**{key: value for key, value in config.items() if key != "model_type"})
+        for name in _SIZES:
+            check_number(f"encoder.config.{name}", getattr(settings, name, 1), least=1)
+        net: nn.Module = AutoModel.from_config(settings)
+    except UserError:
+        raise
+    except Exception as error:  # transformers, the hub client and torch each have their own
+        raise UserError(f"'encoder.config' makes no {kind}: {' '.join(str(error).split())[:200]}") from None
+    return net
+
+
+def _pretrained(source: str) -> nn.Module:
+    """Read a model from a folder or the hub, in float32.
+
+    Raises:
+        UserError: It cannot be had, or lacks tensors, which would stay random.
+    """
+    from transformers import AutoModel
+
     try:
         net, report = AutoModel.from_pretrained(
             source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers, the hub client, torch and safetensors each have their own
+        if Path(source).is_dir():
+            raise UserError(f"no weights could be read from '{source}': {' '.join(str(error).split())[:200]}") from None
         raise hub_failed(source, error) from None
     holes = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if holes:
         raise UserError(f"the weights of '{source}' lack {len(holes)} tensors ({holes[0]}), which would stay random")
-    return _plain(net)
+    return cast(nn.Module, net)
+
+
+def _longest(net: Any) -> int:  # noqa: ANN401 - a transformers model, whose parts torch types as Tensor | Module
+    """Return how many tokens have a position; RoBERTa's positions start behind that of padding."""
+    padding = getattr(getattr(net.embeddings, "position_embeddings", None), "padding_idx", None)
+    return int(net.config.max_position_embeddings) - (0 if padding is None else int(padding) + 1)
 
 
 def _plain(net: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fusionbench.encoders.base import Encoder, Tokens, attention_mask
 from fusionbench.encoders.weights import only_random
+from fusionbench.errors import UserError, check_number
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
@@ -52,6 +53,10 @@ class Table(Encoder):
     ) -> None:
         super().__init__(spec)
         only_random("table", weights)
+        for option, value in {"width": width, "depth": depth, "heads": heads}.items():
+            check_number(f"encoder.{option}", value, least=1)
+        if width % heads:
+            raise UserError(f"'encoder.width' must be a multiple of 'encoder.heads', but {width} is not one of {heads}")
         self.width, self.depth = width, depth
         bound = width**-0.5
         self.weight = nn.Parameter(torch.empty(len(spec.columns), width).uniform_(-bound, bound))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fusionbench.encoders.base import Encoder, Tokens
 from fusionbench.encoders.weights import only_random
+from fusionbench.errors import check_number
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
@@ -34,6 +35,9 @@ class TableMLP(Encoder):
     ) -> None:
         super().__init__(spec)
         only_random("table_mlp", weights)
+        check_number("encoder.width", width, least=1)
+        check_number("encoder.depth", depth, least=0)
+        check_number("encoder.dropout", dropout, least=0, below=1)
         self.width, self.depth = width, depth
         self.first = nn.Linear(len(spec.columns), width)
         self.hidden = nn.ModuleList(

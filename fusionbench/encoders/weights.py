@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fusionbench.errors import UserError
 
-
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the failure itself is ours to tell
 
 
@@ -60,8 +59,12 @@ def read_timm_weights(path: Path) -> dict[str, Tensor]:
     carry beside them.
 
     Raises:
-        UserError: The file is damaged, or holds code.
+        UserError: The file is damaged, or holds code, or is a folder.
     """
+    if path.is_dir():
+        raise UserError(
+            f"encoder weights '{path}' are a folder, but a model of timm is one file: name a .safetensors, .pth or .bin"
+        )
     from timm.models import load_state_dict
 
     try:

@@ -93,13 +93,14 @@ class Strategy(nn.Module, ABC):
     def present_inputs(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> dict[str, Tensor]:
         """Replace what is absent by zeros, whatever it holds, and give each image of a case a row of its own.
 
-        Images come out as (B·S, C, H, W); the rest keeps its shape.
+        Images come out as (B·S, C, H, W); the rest keeps its shape. Complete data are not copied.
         """
         clean = {}
         for index, name in enumerate(self.names):
             value = inputs[name]
-            here = present_BM[:, index].reshape(-1, *[1] * (value.ndim - 1))
-            value = torch.where(here, value, torch.zeros_like(value))
+            if not self.problem.complete:
+                here = present_BM[:, index].reshape(-1, *[1] * (value.ndim - 1))
+                value = torch.where(here, value, torch.zeros_like(value))
             clean[name] = value.flatten(0, 1) if self.problem.modalities[name].is_image else value
         return clean
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fusionbench.adapt.views import EncoderPool
 from fusionbench.encoders.base import Tokens
-from fusionbench.errors import UserError, nearest
+from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.fusion.base import Criterion, Strategy, UnimodalState, linear
 from fusionbench.registry import register
 from fusionbench.types import Batch, Output, Problem
@@ -71,6 +71,12 @@ class EarlyIntervention(Strategy):
     ) -> None:
         super().__init__(problem)
         names = self.names
+        check_number("fusion.hidden", hidden, least=1)
+        check_number("fusion.lambda_aux", lambda_aux, least=0)
+        check_number("fusion.lambda_gate", lambda_gate, least=0)
+        self.prior = _check_prior(prior, names)
+        self.register_buffer("gaps", torch.tensor(_check_gaps(gaps, names)), persistent=False)
+        self.gaps: Tensor
         self.acquire_layer, self.insert_layer = acquire_layer, insert_layer
         self.lambda_aux, self.lambda_gate, self.detach = lambda_aux, lambda_gate, detach
         self.primary_pool, self.aux_pool = primary_pool, aux_pool
@@ -85,8 +91,6 @@ class EarlyIntervention(Strategy):
         self.auxiliary_heads = nn.ModuleDict({n: linear(width[n], self.classes) for n in names})
         self.heads = nn.ModuleDict({n: linear(width[n], self.classes) for n in names})
         self.gate = nn.Linear(sum(width.values()), len(names))
-        self.prior = _check_prior(prior, names)
-        self.gaps = _check_gaps(gaps, prior, names)
         self.register_buffer("ranking", _named_ranking(prior, names))
         self.ranking: Tensor
 
@@ -170,7 +174,7 @@ class EarlyIntervention(Strategy):
         """Return the index of the modality that the gate is taught to trust in each case, (B,)."""
         if self.prior == "per_sample":
             each = torch.stack([criterion.each(output.branches[f"primary/{n}"], batch.target) for n in self.names], 1)
-            cost = each * torch.tensor(self.gaps, device=each.device)
+            cost = each * self.gaps
         else:
             cost = self.ranking.to(batch.present.device).expand(len(batch.present), -1)
         return cost.masked_fill(~batch.present, float("inf")).argmin(dim=1)
@@ -208,10 +212,14 @@ def _check_prior(prior: str, names: Sequence[str]) -> str:
     return prior
 
 
-def _check_gaps(gaps: Sequence[float] | None, prior: str, names: Sequence[str]) -> list[float]:
-    if gaps is not None and len(gaps) != len(names):
+def _check_gaps(gaps: Sequence[float] | None, names: Sequence[str]) -> list[float]:
+    if gaps is None:
+        return [1.0] * len(names)
+    if len(gaps) != len(names):
         raise UserError(f"fusion.gaps has {len(gaps)} values for {len(names)} modalities ({', '.join(names)})")
-    return [float(g) for g in gaps] if gaps is not None else [1.0] * len(names)
+    for gap in gaps:
+        check_number("fusion.gaps", gap, least=0)
+    return [float(gap) for gap in gaps]
 
 
 def _named_ranking(prior: str, names: Sequence[str]) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import SPECS, adaptation, batch, encoder_node, perturb, problem, trained
+from tiny import SPECS, adaptation, batch, encoder_node, key_lengths, perturb, problem, trained
 from torch import Tensor, nn
 
 from fusionbench import registry
@@ -100,6 +100,17 @@ def test_an_appended_token_acts_unless_it_is_masked(name: str) -> None:
     masked = encoder.pool(encoder.encode(tokens.append(extra, torch.zeros(4, 2, dtype=torch.bool))))
     assert (open_ - plain).abs().amax(dim=1).min() > 1e-4
     torch.testing.assert_close(masked, plain, **CLOSE)
+
+
+def test_one_key_is_no_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, inputs = build(name)
+    if not encoder.takes_tokens:
+        pytest.skip("takes no tokens")
+    lengths = key_lengths(monkeypatch, encoder)
+    tokens = encoder.encode(encoder.embed(inputs))
+    assert len(lengths) == encoder.depth, "it attends by other means than torch's, which this test cannot see"
+    assert set(lengths) == {tokens.values.shape[1]}
+    assert tokens.values.shape[1] > 1
 
 
 def test_every_layer_and_weight_matters(name: str) -> None:

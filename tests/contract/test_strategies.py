@@ -6,12 +6,12 @@ from itertools import product
 
 import pytest
 import torch
-from tiny import SPECS, batch, criterion, pool, problem, stage_one, step, strategy, trained
-from torch import Tensor, nn
+from tiny import SPECS, batch, criterion, key_lengths, pool, problem, stage_one, step, strategy, trained
+from torch import Tensor
 
 from fusionbench import registry
 from fusionbench.fusion.base import Strategy
-from fusionbench.types import Batch, Output, Problem
+from fusionbench.types import Batch, Problem
 
 STRATEGIES = registry.names("fusion")
 METHODS = registry.names("adapt")
@@ -224,20 +224,13 @@ def test_mixed_precision_gives_finite_losses_and_gradients(name: str) -> None:
     assert all(p.grad.isfinite().all() for _, p in trained(network) if p.grad is not None)
 
 
-def test_one_key_is_no_attention(name: str) -> None:
+def test_one_key_is_no_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention over a single key has weight 1 whatever the query, so its query and key weights would be dead."""
     made = some(counts(name)[-1])
     network = strategy(name, made)
-    lengths: list[int] = []
-
-    def note(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Output) -> None:
-        key = kwargs.get("key", args[1] if len(args) > 1 else args[0])
-        lengths.append(key.shape[1 if getattr(module, "batch_first", True) else 0])
-
-    for module in network.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            module.register_forward_hook(note, with_kwargs=True)
+    lengths = key_lengths(monkeypatch, network)
     step(network, batch(made, 2))
+    assert lengths
     assert all(length > 1 for length in lengths)
 
 

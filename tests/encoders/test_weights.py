@@ -82,3 +82,9 @@ def test_a_model_that_is_no_vit():
         TimmViT(SPEC, model="test_resnet", weights="random")
     with pytest.raises(UserError, match="timm has no model 'vit_smal_patch16_224'; did you mean"):
         TimmViT(SPEC, model="vit_smal_patch16_224", weights="random")
+
+
+@pytest.mark.parametrize(("kind", "model"), [(TimmViT, "test_vit"), (TimmCNN, "test_resnet")])
+def test_a_folder_in_place_of_a_file(kind, model, tmp_path):
+    with pytest.raises(UserError, match=r"are a folder, but a model of timm is one file: name a \.safetensors"):
+        kind(SPEC, model=model, weights=str(tmp_path))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from torch.nn import Parameter
 from torch.optim import SGD
 
+from fusionbench.errors import UserError, check_number
 from fusionbench.registry import register
 
 
@@ -25,5 +26,13 @@ def sgd(
         momentum: Share of the last step in the next.
         weight_decay: Factor of the weights that is added to their gradients.
         nesterov: Take the gradient where the momentum leads to.
+
+    Raises:
+        UserError: A value is out of range.
     """
+    check_number("optimizer.lr", lr, above=0)
+    check_number("optimizer.momentum", momentum, least=0, below=1)
+    check_number("optimizer.weight_decay", weight_decay, least=0)
+    if nesterov and momentum == 0:
+        raise UserError("'optimizer.nesterov' needs a momentum: set optimizer.momentum above 0")
     return SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

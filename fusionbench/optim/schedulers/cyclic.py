@@ -3,6 +3,7 @@
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR
 
+from fusionbench.errors import UserError, check_number
 from fusionbench.registry import register
 
 
@@ -42,7 +43,16 @@ def cyclic(
         epochs_up: Length of the way up, and of the way down.
         gamma: Factor of the height from one cycle to the next.
         cycle_momentum: Let the momentum run against the rate; ``false`` keeps the optimizer's.
+
+    Raises:
+        UserError: A value is out of range.
     """
+    check_number("scheduler.base_lr", base_lr, least=0)
+    check_number("scheduler.max_lr", max_lr, above=0)
+    check_number("scheduler.epochs_up", epochs_up, above=0)
+    check_number("scheduler.gamma", gamma, above=0)
+    if base_lr > max_lr:
+        raise UserError(f"'scheduler.base_lr' must not be above 'scheduler.max_lr', but is {base_lr} > {max_lr}")
     return CyclicLR(
         optimizer,
         base_lr=base_lr,

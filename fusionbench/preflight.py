@@ -1,0 +1,87 @@
+"""What can be found before anything trains by building everything once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fusionbench import build
+from fusionbench.config import Config
+from fusionbench.data.module import FusionData
+from fusionbench.errors import UserError, nearest
+from fusionbench.fusion.base import Strategy
+from fusionbench.tracking import metric_name
+
+
+def check(config: Config, source: FusionData) -> None:
+    """Build strategy, optimizer and schedule once and let them go again.
+
+    Raises:
+        UserError: An option that only their constructors can judge, a device that is not there, texts that an encoder
+            has no positions for, class names that cannot be tracked, or stage-1 runs that are needed and not asked for.
+    """
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator is gpu, but torch finds none here; use auto or cpu")
+    _check_classes(source.problem.classes)
+    with _one_sentence("fusion, encoder or adapt"):
+        made = build.strategy(config, source.problem)
+    task = build.task(config, source)
+    with _one_sentence("optimizer or scheduler"):
+        optimizer = task.make_optimizer(iter([nn.Parameter(torch.zeros(1))]))
+        task.make_scheduler(optimizer, 10, config.trainer.max_epochs)
+    _check_texts(made, source)
+    _check_stage_one(config, source, made)
+
+
+@contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Tell what a library says of an impossible option in one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"the options of {what} do not work: {reason}") from error
+
+
+def _check_classes(classes: tuple[str, ...]) -> None:
+    names = [metric_name(label) for label in classes]
+    for label, name in zip(classes, names, strict=True):
+        if names.count(name) > 1 or not name.strip("./ ") or len(name) > 100 or name != name.strip("/"):
+            raise UserError(
+                f"the class name '{label[:100]}' cannot be tracked (or not told from another): rename it, with letters "
+                "or digits that no other class has in this order"
+            )
+
+
+def _check_texts(made: Strategy, source: FusionData) -> None:
+    """Refuse a tokenizer that is not the encoder's, and texts that the encoder has no positions for."""
+    for view in made.views.address:
+        name, encoder = view.rsplit("/", 1)[-1], made.views.encoder(view)
+        if name not in source.tokenizers:
+            continue
+        check_tokenizer: Any = getattr(encoder, "check_tokenizer", None)
+        if check_tokenizer is not None:
+            check_tokenizer(source.tokenizers[name])
+        most: Any = getattr(encoder, "longest", None)
+        found = max(len(ids) for ids in source.data.cells[name])  # type: ignore[arg-type]
+        if most is not None and found > most:
+            raise UserError(f"a text of '{name}' has {found} tokens, its encoder takes {most}; set data.text_length")
+
+
+def _check_stage_one(config: Config, source: FusionData, made: Strategy) -> None:
+    names = source.problem.modalities
+    for name in config.init.runs:
+        if name not in names:
+            raise UserError(f"init.runs names '{name}', no modality of the run{nearest(name, names)}")
+    covered = set(names) if config.init.stage1 == "unimodal" else set(config.init.runs)
+    if made.needs_unimodal and not covered >= set(names):
+        raise UserError(
+            f"fusion '{config.fusion['name']}' with these options learns from stage-1 runs which modality is best: "
+            "set init.stage1=unimodal, or fusion.prior to a modality, per_sample or none"
+        )
