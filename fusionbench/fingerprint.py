@@ -24,7 +24,16 @@ _TRAINER = ("max_epochs", "patience", "monitor", "precision", "accumulate", "gra
 # What takes part in every run; the components that a config names are added to it.
 _SHARED = (
     *("task", "metrics", "training", "callbacks", "build", "fusion.base", "fusion.criterion", "layers.rank_mixture"),
-    *("adapt.base", "adapt.views", "encoders.base", "encoders.weights", "data.module", "data.cases", "data.images"),
+    *(
+        "adapt.base",
+        "adapt.views",
+        "encoders.base",
+        "encoders.weights",
+        "encoders.hf_tokenizer",
+        "data.module",
+        "data.cases",
+        "data.images",
+    ),
     *("data.sampling", "data.tables", "data.transforms"),
 )
 

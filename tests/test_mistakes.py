@@ -70,6 +70,11 @@ MISTAKES = {
     "column": (["data.modalities.photo.column=foto"], ["no column 'foto'", "'photo'"]),
     "key of a modality": (["data.modalities.photo.colum=photo"], ["no key 'colum'", "'column'"]),
     "kind": (["data.modalities.photo.kind=picture"], ["unknown kind 'picture'", "image"]),
+    "type in a modality": (["data.modalities.photo.size=big"], ["'size' of modality 'photo'", "not 'big'"]),
+    "no pixel": (["data.size=0"], ["'data.size' must be at least 1, not 0"]),
+    "no slice": (["data.modalities.photo.instances=0"], ["'instances' of modality 'photo'", "not 0"]),
+    "split seed": (["data.split_seed=-1"], ["'data.split_seed' must lie in 0 to 4294967295, not -1"]),
+    "no target": (["data.targets=[]"], ["data.targets is empty"]),
     "rotation": (["data.transforms.rotate=500.0"], ["rotate=500.0 is out of range"]),
     "text longer than positions": (["encoder.notes.config.max_position_embeddings=4"], ["'notes' has 1", "takes 4"]),
     "no room for a text": (["data.text_length=0"], ["'data.text_length' must be at least 3, not 0"]),
@@ -93,6 +98,7 @@ def test_a_modality_that_the_dataset_lacks(tmp_path):
     assert "no modality 'dermoscopi'; did you mean 'dermoscopic'?" in message
     both = ["data.modalities=[clinical, dermoscopic]", "fusion.name=unimodal", f"tracking.folder={tmp_path / 'none'}"]
     assert "'fusion.modality', one of clinical, dermoscopic" in refused("fit", "--config", path, *both)
+    assert "data.modalities is empty" in refused("fit", "--config", path, "data.modalities=[]")
     assert "names a modality twice" in refused("fit", "--config", path, "data.modalities=[clinical, clinical]")
     assert not (tmp_path / "none").exists()
 
@@ -124,6 +130,10 @@ BAD_DATA = {
         lambda row: row | {"label": "healthy" if row["split"] == "train" else row["label"]},
         "no training case is of class 'ill'",
     ),
+    "one class": (lambda row: row | {"label": "ill"}, "all cases are of class 'ill'"),
+    "picture in two splits": (lambda row: row | {"photo": "images/1.png"}, "identical in two splits"),
+    "folder for a picture": (lambda row: row | {"photo": "images"}, "images are unreadable"),
+    "id in a table": (lambda row: row | {"sex": row["case_id"]}, "column 'sex' has 16 different words"),
     "no label": (lambda row: row | {"label": "" if row["case_id"] == "c003" else row["label"]}, "'c003' has no label"),
     "patient in two splits": (lambda row: row | {"group_id": "p00"}, "in more than one split"),
     "case twice": (lambda row: row | {"case_id": "c000"}, "'c000' is in"),

@@ -77,8 +77,11 @@ class Dataset(ABC):
         return file_digest(Path(item))
 
     def exists(self, item: str) -> bool:
-        """Say whether the item can be read at all; a missing one makes its modality absent."""
-        return Path(item).is_file()
+        """Say whether the item is there; a missing one makes its modality absent, a folder counts as unreadable."""
+        try:
+            return Path(item).is_file() or Path(item).is_dir()
+        except OSError:  # such as a name too long, or a parent folder that may not be entered
+            return False
 
 
 def find_root(dataset: type[Dataset], root: str | None) -> Path:

@@ -87,7 +87,7 @@ class Cases(TorchDataset[Batch]):
             pictures = volume[choose_slices(len(volume), spec.instances, rng if self.train else None)]
         else:
             chosen = choose_images(len(items), spec.instances, rng if self.train else None)
-            pictures = np.concatenate([self.data.open(name, items[i])[:1] for i in chosen])
+            pictures = join_pictures([self.data.open(name, items[i])[:1] for i in chosen])
         return self.transform[name](pictures, seed)
 
 
@@ -108,6 +108,12 @@ def choose_images(count: int, wanted: int, rng: np.random.Generator | None) -> n
     """Return ``wanted`` of ``count`` pictures: random ones if there is a generator, else the first; too few repeat."""
     order = np.arange(count) if rng is None else rng.permutation(count)
     return np.resize(order, wanted)
+
+
+def join_pictures(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Join pictures (1, H, W, C) to (S, H, W, C); grey ones beside colour get three equal channels."""
+    channels = max(picture.shape[-1] for picture in pictures)
+    return np.concatenate([np.broadcast_to(picture, (*picture.shape[:-1], channels)) for picture in pictures])
 
 
 def collate(pad_id: Mapping[str, int]) -> Callable[[list[Batch]], Batch]:

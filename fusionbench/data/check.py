@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fusionbench.data.base import Dataset
+from fusionbench.data.copies import image_files, modality_copies, split_copies
 from fusionbench.data.splits import SPLITS
 from fusionbench.data.threads import in_threads
 from fusionbench.data.validate import (
@@ -21,7 +22,6 @@ from fusionbench.data.validate import (
     presence,
     require_modalities,
     structure_findings,
-    subject,
     table_findings,
     validate_table,
 )
@@ -104,7 +104,7 @@ def _split_table(dataset: Dataset, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _file_findings(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> Iterator[Finding]:
-    files = _files(dataset, cases, modalities)
+    files = image_files(cases, {n: cases[n].tolist() for n in modalities if dataset.modalities[n].is_image})
     read = pd.DataFrame(_read_all(dataset, files["item"].unique().tolist()), columns=["item", "digest", "problem"])
     files = files.merge(read, on="item")
     missing = files.loc[files["problem"] == "missing", "item"].unique().tolist()
@@ -115,37 +115,9 @@ def _file_findings(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[s
     broken = files[files["digest"].isna() & (files["problem"] != "missing")].drop_duplicates("item")
     if len(broken):
         yield Finding("error", f"{_count(broken, 'file')} unreadable, first: {broken['problem'].iloc[0]}")
-    yield from _copies(files[files["digest"].notna()])
-
-
-def _copies(files: pd.DataFrame) -> Iterator[Finding]:
-    """Find the same content in two splits, or in two modalities of a case."""
-    content = files.groupby("digest")
-    for _, copies in list(files[content["split"].transform("nunique") > 1].groupby("digest"))[:1]:
-        pair = copies.drop_duplicates("split").iloc[:2]
-        count = (content["split"].nunique() > 1).sum()
-        yield Finding(
-            "error",
-            f"{count} file{' is' if count == 1 else 's are'} identical in two splits, first '{pair['item'].iloc[0]}' "
-            f"({pair['split'].iloc[0]}) and '{pair['item'].iloc[1]}' ({pair['split'].iloc[1]}): keep one of them",
-        )
-    shared = (
-        files[files.groupby(["case_id", "digest"])["modality"].transform("nunique") > 1]["case_id"].unique().tolist()
-    )
-    if len(shared):
-        yield Finding("warning", f"{subject(shared)} the same file in two modalities; the case is kept")
-
-
-def _files(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
-    """Return one row for each file of each case: case, split, modality, item."""
-    rows = [
-        (case, split, name, item)
-        for name in modalities
-        if dataset.modalities[name].is_image
-        for case, split, cell in zip(cases["case_id"], cases["split"], cases[name], strict=True)
-        for item in (cell if isinstance(cell, tuple) else ())
-    ]
-    return pd.DataFrame(rows, columns=["case_id", "split", "modality", "item"])
+    readable = files[files["digest"].notna()]
+    yield from split_copies(readable, dataset.known_leak)
+    yield from modality_copies(readable)
 
 
 def _read_all(dataset: Dataset, items: Collection[str]) -> list[tuple[str, str | None, str]]:

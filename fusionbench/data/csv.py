@@ -5,23 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
 from fusionbench.data.base import FIXED_COLUMNS, Dataset
 from fusionbench.data.cells import column_values, json_list, json_values, read_table, whole_number
+from fusionbench.data.nodes import check_node
+from fusionbench.data.options import at_least_one, check_split_seed
 from fusionbench.data.splits import SPLITS, rarest_class, split_cases
 from fusionbench.errors import UserError, nearest
 from fusionbench.registry import register
-from fusionbench.types import Kind, ModalitySpec
-
-KEYS: dict[str, tuple[str, ...]] = {
-    "image": ("column", "instances", "size"),
-    "slices": ("column", "instances", "size"),
-    "text": ("column",),
-    "table": ("column", "columns", "prefix"),
-}
+from fusionbench.types import ModalitySpec
 
 
 @register
@@ -68,6 +63,9 @@ class Csv(Dataset):
         split_seed: int = 0,
         size: int = 224,
     ) -> None:
+        at_least_one(size=size)
+        check_split_seed(split_seed)
+        self._check_names(modalities, targets)
         self.path = (Path(root or ".") / path).resolve()
         self.split, self.fractions, self.split_seed = split, fractions, split_seed
         self._table = self._read()
@@ -78,7 +76,6 @@ class Csv(Dataset):
             self.classes, self._targets = tuple(targets), self._multilabel(list(targets), classes)
         else:
             self.classes, self._targets = self._multiclass(label, classes)
-        self._check_names(modalities)
         self.modalities = {name: self._spec(name, node, size) for name, node in modalities.items()}
         self._nodes = modalities
 
@@ -94,7 +91,8 @@ class Csv(Dataset):
     def _cells(self, column: str) -> pd.Series:
         """Return a column's cells as stripped text."""
         if column not in self._table:
-            raise UserError(f"'{self.path}' has no column '{column}'{nearest(column, map(str, self._table))}")
+            hint = "; is it separated by ';'?" if any(";" in str(name) for name in self._table) else ""
+            raise UserError(f"'{self.path}' has no column '{column}'{hint or nearest(column, map(str, self._table))}")
         return self._table[column]
 
     def _read(self) -> pd.DataFrame:
@@ -119,17 +117,20 @@ class Csv(Dataset):
             )
         return names
 
-    def _check_names(self, modalities: Mapping[str, Any]) -> None:
+    def _check_names(self, modalities: Mapping[str, Any], targets: Sequence[str] | None) -> None:
+        if targets is not None and not targets:
+            raise UserError("data.targets is empty: name the columns of 0 and 1, or leave it out to use data.label")
         if not modalities:
             raise UserError(
                 "data.modalities is empty: name at least one, such as {photo: {kind: image, column: image}}"
             )
-        taken = {*FIXED_COLUMNS, *self._targets}
-        for name in modalities:
+        taken = {*FIXED_COLUMNS, *(["label"] if targets is None else targets)}
+        for name, node in modalities.items():
             if name in taken:
                 raise UserError(
                     f"a modality cannot be called '{name}', which is a column of its own: choose another name"
                 )
+            check_node(name, node)
 
     def _groups(self, column: str) -> pd.Series:
         if column == "group_id" and column not in self._table:
@@ -189,19 +190,10 @@ class Csv(Dataset):
         return pd.DataFrame(values).astype(int)
 
     def _spec(self, name: str, node: Mapping[str, Any], size: int) -> ModalitySpec:
-        """Check a modality's node and return what it is made of."""
-        kind = node.get("kind")
-        if kind is None:
-            raise UserError(f"modality '{name}' has no kind: state one of {', '.join(get_args(Kind))}")
-        if kind not in KEYS:
-            raise UserError(f"modality '{name}' is of unknown kind '{kind}'{nearest(str(kind), KEYS)}")
-        for key in node:
-            if key not in ("kind", *KEYS[kind]):
-                raise UserError(f"modality '{name}' of kind '{kind}' has no key '{key}'{nearest(key, KEYS[kind])}")
+        """Return what a modality is made of."""
+        kind = node["kind"]
         if kind == "table":
             return ModalitySpec("table", columns=self._columns(name, node))
-        if "column" not in node:
-            raise UserError(f"modality '{name}' has no column: name the csv's column that it lies in")
         self._cells(node["column"])
         if kind == "text":
             return ModalitySpec("text")
@@ -210,8 +202,6 @@ class Csv(Dataset):
 
     def _columns(self, name: str, node: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of a table's columns."""
-        if len(node) != 2:
-            raise UserError(f"table '{name}' must have exactly one of column, columns and prefix")
         if "columns" in node:
             columns = (node["columns"],) if isinstance(node["columns"], str) else tuple(node["columns"])
             for column in columns:

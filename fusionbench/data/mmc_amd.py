@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from fusionbench.data.base import FIXED_COLUMNS, Dataset, find_root, missing_message, require
+from fusionbench.data.options import at_least_one
 from fusionbench.data.splits import SPLITS
 from fusionbench.errors import UserError
 from fusionbench.registry import register
@@ -52,6 +53,7 @@ class MmcAmd(Dataset):
         size: int = 448,
         unpaired: bool = False,
     ) -> None:
+        at_least_one(size=size)
         self.root = find_root(MmcAmd, root)
         self.layout, self.split, self.unpaired = layout, split, unpaired
         self.known_leak = "the published splitA is by eye" if split == "splitA" else ""

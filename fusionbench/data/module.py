@@ -18,12 +18,13 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from fusionbench.data.base import Dataset
+from fusionbench.data.caches import ImageCaches
 from fusionbench.data.cases import CaseData, Cases, collate
-from fusionbench.data.check import validate_table
-from fusionbench.data.images import ImageCache
+from fusionbench.data.copies import refuse_copies
 from fusionbench.data.sampling import EpochSampler, EvalSampler
 from fusionbench.data.tables import TableEncoder
 from fusionbench.data.transforms import ImageTransform
+from fusionbench.data.validate import validate_table
 from fusionbench.errors import UserError, nearest
 from fusionbench.types import Batch, ModalitySpec, Problem, Split, Tokenizer
 
@@ -82,14 +83,18 @@ class FusionData(L.LightningDataModule):
         predicting = self._fitted is not None
         ImageTransform(1, train=True, **self.transforms)  # refuses an option out of range before any file is read
         table = self.dataset.cases()
-        validate_table(self.dataset, table, need_labels=not predicting, modalities=list(self._specs))
+        findings = validate_table(self.dataset, table, need_labels=not predicting, modalities=list(self._specs))
+        self.notes += [finding.message for finding in findings]
         cells = self._image_cells(table)
         cells |= {n: table[n].tolist() for n, s in self._specs.items() if not s.is_image}
         has = np.array([[_is_there(c) for c in cells[name]] for name in self._specs]).T.reshape(len(table), -1)
         table, cells = self._drop_empty(table, cells, has)
         self.table = table
         present = has[has.any(axis=1)]
-        self._check_training(present)
+        if not predicting:
+            self._check_training(present)
+            images = {name: cells[name] for name, spec in self._specs.items() if spec.is_image}
+            self.notes += refuse_copies(self.dataset, table, images)
         self.tables = self._fit_tables(cells, present)
         target = self._targets()
         self.fingerprint = self._fingerprint(cells, target)
@@ -110,7 +115,7 @@ class FusionData(L.LightningDataModule):
     def _image_cells(self, table: pd.DataFrame) -> dict[str, list[Any]]:
         """Return each picture cell's items that are there and can be read, decoded into the cache."""
         cells = {n: [tuple(c or ()) for c in table[n]] for n, s in self._specs.items() if s.is_image}
-        self._images = _Images(self.dataset, self.cache)
+        self._images = ImageCaches(self.dataset, self.cache)
         for name, values in cells.items():
             items = dict.fromkeys(item for cell in values for item in cell)
             there = [item for item in items if self.dataset.exists(item)]
@@ -137,8 +142,6 @@ class FusionData(L.LightningDataModule):
         return table.loc[keep].reset_index(drop=True), kept
 
     def _check_training(self, present: np.ndarray) -> None:
-        if self._fitted is not None:
-            return
         train = (self.table["split"] == "train").to_numpy()
         for index, name in enumerate(self._specs):
             if not present[train, index].any():
@@ -251,34 +254,15 @@ class FusionData(L.LightningDataModule):
         )
 
 
-class _Images:
-    """The image caches of a dataset's modalities, one for each size."""
-
-    def __init__(self, dataset: Dataset, folder: Path | None) -> None:
-        self.dataset, self.folder = dataset, folder
-        self._caches: dict[int, ImageCache] = {}
-        self._cache_of: dict[str, ImageCache] = {}
-
-    def prepare(
-        self, modality: str, items: Sequence[str], size: int, on_unreadable: Literal["stop", "missing"]
-    ) -> set[str]:
-        """Decode what is not cached yet; return the items that can be read."""
-        cache = self._caches.setdefault(size, ImageCache(self.folder, size))
-        self._cache_of[modality] = cache
-        return set(items) - cache.prepare(self.dataset, items, on_unreadable)
-
-    def open(self, modality: str, item: str) -> np.ndarray:
-        """Return an item's decoded pictures (S, H, W, C)."""
-        return self._cache_of[modality].open(item)
-
-
 def choose_modalities(dataset: Dataset, wanted: Sequence[str] | None) -> dict[str, ModalitySpec]:
     """Return the chosen modalities' specs in the order asked for.
 
     Raises:
         UserError: The dataset lacks one, or a name cannot be used.
     """
-    names = list(wanted or dataset.modalities)
+    if wanted is not None and not len(wanted):
+        raise UserError(f"data.modalities is empty: name at least one of {', '.join(dataset.modalities)}")
+    names = list(dataset.modalities if wanted is None else wanted)
     for name in names:
         if name not in dataset.modalities:
             raise UserError(f"{type(dataset).__name__} has no modality '{name}'{nearest(name, dataset.modalities)}")

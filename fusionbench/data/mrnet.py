@@ -8,6 +8,7 @@ import pandas as pd
 
 from fusionbench.data.base import FIXED_COLUMNS, Dataset, find_root, require
 from fusionbench.data.cells import read_table, whole_number
+from fusionbench.data.options import at_least_one, check_split_seed
 from fusionbench.data.splits import hold_out
 from fusionbench.errors import UserError
 from fusionbench.registry import register
@@ -42,6 +43,8 @@ class MRNet(Dataset):
     def __init__(
         self, root: str | None, *, size: int = 256, slices: int = 4, holdout: int = 120, split_seed: int = 0
     ) -> None:
+        at_least_one(size=size, slices=slices)
+        check_split_seed(split_seed)
         self.root = find_root(MRNet, root)
         self.holdout, self.split_seed = holdout, split_seed
         self.modalities = {plane: ModalitySpec("slices", size=size, instances=slices) for plane in PLANES}

@@ -12,6 +12,9 @@ import pandas as pd
 from fusionbench.errors import UserError
 
 Row = Sequence[object]
+MOST_WORDS = 50
+FEW_ROWS = 10  # so few rows may all differ by chance
+ROUNDING = 1e-6  # of a column's greatest value: no deviation but the rounding of float32
 
 
 class TableEncoder:
@@ -32,7 +35,8 @@ class TableEncoder:
         """Learn means, deviations and words from the training rows.
 
         Raises:
-            UserError: There is no row to learn from, or a value is infinite.
+            UserError: There is no row to learn from, a value is infinite, or a column's words are too many to be
+                categories.
         """
         if not rows:
             raise UserError(f"no training case has the table with columns {', '.join(columns)}")
@@ -59,9 +63,22 @@ def _describe(name: str, values: pd.Series) -> dict[str, Any]:
         numbers = numbers.astype(float)
         if np.isinf(numbers).any():
             raise _not_finite(name, values[np.isinf(numbers)].iloc[0])
-        mean, deviation = (numbers.mean(), numbers.std(ddof=0)) if numbers.notna().any() else (0.0, 1.0)
-        return {"name": name, "mean": float(mean), "std": float(deviation) or 1.0}
-    return {"name": name, "words": sorted({str(v) for v in values.dropna()})}
+        mean = numbers.mean() if numbers.notna().any() else 0.0
+        return {"name": name, "mean": float(mean), "std": _deviation(numbers)}
+    there = values.dropna().map(str)
+    words = sorted(set(there))
+    if len(words) > MOST_WORDS or len(words) == len(there) > FEW_ROWS:
+        raise UserError(
+            f"column '{name}' has {len(words)} different words in {len(there)} training cases, so it looks like a name "
+            f"or free text, which a table cannot learn from: leave it out or make it a modality of kind text"
+        )
+    return {"name": name, "words": words}
+
+
+def _deviation(numbers: pd.Series) -> float:
+    """Return the standard deviation, or 1 for a column that is constant but for rounding."""
+    deviation = float(numbers.std(ddof=0))
+    return deviation if deviation > ROUNDING * numbers.abs().max() else 1.0
 
 
 def _names(column: dict[str, Any]) -> list[str]:

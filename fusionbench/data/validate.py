@@ -23,7 +23,7 @@ class Finding:
 
 def validate_table(
     dataset: Dataset, cases: pd.DataFrame, *, need_labels: bool, modalities: Sequence[str] | None = None
-) -> None:
+) -> list[Finding]:
     """Check the case table without decoding any file.
 
     Args:
@@ -32,6 +32,9 @@ def validate_table(
         need_labels: Whether it is for training, so that every case needs a label and every split cases.
         modalities: The ones that are used; by default all that the dataset offers.
 
+    Returns:
+        Warnings and notes: what does not stop a run but is to be told.
+
     Raises:
         UserError: The first problem that was found.
     """
@@ -39,9 +42,11 @@ def validate_table(
     require_modalities(dataset, chosen)
     for finding in structure_findings(dataset, cases, chosen):
         raise UserError(finding.message)
-    for finding in table_findings(dataset, cases, presence(dataset, cases, chosen), need_labels):
+    findings = list(table_findings(dataset, cases, presence(dataset, cases, chosen), need_labels))
+    for finding in findings:
         if finding.severity == "error":
             raise UserError(finding.message)
+    return findings
 
 
 def presence(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> pd.DataFrame:
@@ -122,7 +127,7 @@ def _id_findings(dataset: Dataset, cases: pd.DataFrame) -> Iterator[Finding]:
     if len(spread):
         where = ", ".join(spread.iloc[0])
         who = "1 group (patient) is" if len(spread) == 1 else f"{len(spread)} groups (patients) are"
-        reason = getattr(dataset, "known_leak", "")
+        reason = dataset.known_leak
         yield Finding(
             "warning" if reason else "error",
             f"{who} in more than one split, first '{spread.index[0]}' in {where}: "
@@ -141,6 +146,8 @@ def _label_findings(dataset: Dataset, cases: pd.DataFrame, need_labels: bool) ->
     unknown = (targets == -1).any(axis=1)
     if unknown.any():
         yield Finding("error", f"{subject(cases.loc[unknown, 'case_id'])} no label: check the label column's name")
+    if len(dataset.classes) == 1 and not dataset.multilabel:
+        yield Finding("error", f"all cases are of class '{dataset.classes[0]}': training needs two classes or more")
     for split in SPLITS:
         if not (cases["split"] == split).any():
             yield Finding("error", f"split '{split}' is empty: training needs cases in {', '.join(SPLITS)}")

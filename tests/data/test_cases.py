@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusionbench.data.cases import CaseData, Cases, choose_images, choose_slices, collate
+from fusionbench.data.cases import CaseData, Cases, choose_images, choose_slices, collate, join_pictures
 from fusionbench.types import ModalitySpec
 
 
@@ -32,6 +32,15 @@ def test_evaluation_takes_the_first_pictures_and_training_any():
     drawn = [choose_images(3, 2, np.random.default_rng(seed)).tolist() for seed in range(60)]
     assert {first for first, _ in drawn} == {0, 1, 2}
     assert all(first != second for first, second in drawn)
+
+
+def test_a_grey_picture_beside_a_colour_one_gets_three_equal_channels():
+    grey, colour = np.full((1, 2, 2, 1), 7, np.uint8), np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    joined = join_pictures([grey, colour])
+    assert joined.shape == (2, 2, 2, 3)
+    assert (joined[0] == 7).all()
+    assert np.array_equal(joined[1], colour[0])
+    assert join_pictures([grey, grey]).shape == (2, 2, 2, 1)
 
 
 PICTURES = {name: np.full((1, 4, 4, 3), value, np.uint8) for name, value in {"a": 10, "b": 20, "c": 30}.items()}
@@ -72,6 +81,11 @@ def test_a_case_holds_its_pictures_slices_tokens_and_columns():
     assert case.inputs["notes"].tolist() == [2, 7, 8, 3]
     assert case.inputs["labs"].tolist() == [0.5, -1]
     assert (case.case_id, case.group_id, case.target.item()) == (["c0"], ["p0"], 1)
+
+
+def test_a_case_may_hold_a_grey_picture_and_a_colour_one(monkeypatch):
+    monkeypatch.setitem(PICTURES, "b", np.full((1, 4, 4, 1), 99, np.uint8))
+    assert make()[0, 0].inputs["photo"][:, :, 0, 0].tolist() == [[10] * 3, [99] * 3]
 
 
 def test_what_is_absent_is_zeros_of_the_right_shape():

@@ -75,7 +75,8 @@ def test_a_copy_in_another_split_is_an_error(photos, tmp_path):
     with open(source, "rb") as old, open(copy, "wb") as new:
         new.write(old.read())
     assert messages(check(photos(), ["photo"]), "error")[1:] == [
-        f"1 file is identical in two splits, first '{source}' (train) and '{copy}' (test): keep one of them"
+        f"1 file is identical in two splits, first '{source}' of case 'c000' (train) and "
+        f"'{copy}' of case 'c012' (test): keep one of them"
     ]
 
 
@@ -193,10 +194,21 @@ def test_faults_that_stop_training_alone(table, message):
     validate_table(Table(table), table, need_labels=False)
 
 
+def test_one_class_alone_cannot_be_trained_on():
+    dataset = Table(sound(label=0), classes=("x",))
+    with pytest.raises(UserError, match="all cases are of class 'x': training needs two classes or more"):
+        validate_table(dataset, dataset.table, need_labels=True)
+    assert validate_table(dataset, dataset.table, need_labels=False) == []
+    both = sound(x=[1, 0, 1, 0, 1, 0]).drop(columns="label")
+    validate_table(Table(both, multilabel=True, classes=("x",)), both, need_labels=True)
+
+
 def test_a_class_absent_from_test_is_a_warning():
     report = check(Table(sound(label=[0, 1, 0, 1, 0, 0])), ["notes"])
     assert report.ok
     assert messages(report, "warning") == ["no case in test is of class 'y': its scores there are undefined"]
+    table = sound(label=[0, 1, 0, 1, 0, 0])
+    assert validate_table(Table(table), table, need_labels=True) == list(report.findings)
 
 
 def test_a_modality_that_no_training_case_has_is_an_error():

@@ -171,6 +171,8 @@ GOOD = ("case_id,group_id,split,label,notes", "a,p,train,x,t", "b,q,val,y,t")
         (GOOD, {"modalities": {"m": {"kind": "table", "column": "notes"}}}, "is 't', which is no JSON list"),
         (GOOD, {"modalities": {"label": {"kind": "text", "column": "notes"}}}, "cannot be called 'label'"),
         (("case_id,group_id,notes",), {}, "has a header but no case"),
+        (("case_id;group_id;notes", "a;p;t"), {}, "no column 'case_id'; is it separated by ';'[?]"),
+        (GOOD, {"targets": []}, "data.targets is empty: name the columns"),
     ],
 )
 def test_every_mistake_is_one_sentence(tmp_path, lines, options, message):
@@ -178,6 +180,43 @@ def test_every_mistake_is_one_sentence(tmp_path, lines, options, message):
     with pytest.raises(UserError, match=message) as error:
         make(**options).cases()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "'data.size' must be at least 1, not 0"),
+        ({"split_seed": -1}, "'data.split_seed' must lie in 0 to 4294967295, not -1"),
+        ({"split_seed": 2**32}, "'data.split_seed' must lie in 0 to 4294967295, not 4294967296"),
+        ({"modalities": {"m": "photo"}}, "modality 'm' must be {kind: ..., column: ...}, not 'photo'"),
+        (
+            {"modalities": {"m": {"kind": "image", "column": "notes", "size": "big"}}},
+            "'size' of modality 'm' must be a whole number of at least 1, not 'big'",
+        ),
+        (
+            {"modalities": {"m": {"kind": "slices", "column": "notes", "instances": 0}}},
+            "'instances' of modality 'm' must be a whole number of at least 1, not 0",
+        ),
+        (
+            {"modalities": {"m": {"kind": "image", "column": "notes", "size": True}}},
+            "'size' of modality 'm' must be a whole number of at least 1, not True",
+        ),
+        (
+            {"modalities": {"m": {"kind": "text", "column": 5}}},
+            "'column' of modality 'm' must be text, in quotes if it is a number, not 5",
+        ),
+        (
+            {"modalities": {"m": {"kind": "table", "columns": 5}}},
+            "'columns' of modality 'm' must be a list of the csv's columns, each as text, not 5",
+        ),
+        ({"modalities": {"m": {"kind": "table", "columns": []}}}, "a list of the csv's columns, each as text, not []"),
+        ({"modalities": {"m": {"kind": ["image"]}}}, "modality 'm' is of unknown kind '['image']'"),
+    ],
+)
+def test_options_are_checked_before_the_file_is_looked_for(options, message):
+    with pytest.raises(UserError) as error:
+        Csv(None, **{"path": "/nowhere/cases.csv", "modalities": NOTES} | options)
+    assert message in str(error.value)
 
 
 def test_lists_of_different_length_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fusionbench.data import images
 from fusionbench.data.base import Dataset
-from fusionbench.data.images import ImageCache, file_digest, read_image, resize
+from fusionbench.data.images import DECODER, ImageCache, file_digest, read_image, resize
 from fusionbench.errors import UserError
 
 
@@ -143,6 +143,19 @@ def test_a_missing_file_is_named(tmp_path):
         read_image(tmp_path / "gone.png")
 
 
+def test_what_is_no_picture_is_told_in_plain_words(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"a\.png' \(it is no picture\);"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_folder_is_unreadable_and_a_name_too_long_is_not_there(tmp_path):
+    assert Files().exists(str(tmp_path))
+    with pytest.raises(UserError, match=r"1 of 1 images are unreadable.*directory"):
+        ImageCache(tmp_path / "cache", 8).prepare(Files(), [str(tmp_path)])
+    assert not Files().exists("x" * 300)
+
+
 def test_shrinking_averages_areas():
     checks = np.indices((8, 8)).sum(0) % 2 * 254
     assert (resize(checks.astype(np.uint8)[..., None], 4) == 127).all()
@@ -169,7 +182,32 @@ def test_open_maps_the_decoded_picture(tmp_path, picture):
     assert not mapped.flags.writeable
     assert np.array_equal(mapped, resize(read_image(picture), 10)[None])
     digest = file_digest(picture)
-    assert (tmp_path / "cache" / "10" / digest[:2] / f"{digest}.npy").is_file()
+    assert (tmp_path / "cache" / f"{__name__}.Files-{DECODER}" / "10" / digest[:2] / f"{digest}.npy").is_file()
+
+
+class Negatives(Files):
+    """Other pixels of the same files."""
+
+    def read_image(self, item: str) -> np.ndarray:
+        return 255 - super().read_image(item)
+
+
+class Others(Files):
+    """The same pixels by another name."""
+
+
+def test_other_pixels_of_the_same_content_are_another_entry(tmp_path, picture, monkeypatch):
+    def opened(dataset):
+        cache = ImageCache(tmp_path / "cache", 30)
+        cache.prepare(dataset, [str(picture)])
+        return cache.open(str(picture))
+
+    assert not np.array_equal(opened(Negatives()), opened(Files()))
+    opened(Others())
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
+    monkeypatch.setattr(images, "DECODER", "next")
+    opened(Files())
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 3
 
 
 def test_a_volume_keeps_its_slices(tmp_path):
@@ -262,4 +300,4 @@ def test_two_processes_fill_one_folder(tmp_path):
 def test_the_default_folder_is_below_home(tmp_path, picture, monkeypatch):
     monkeypatch.setenv("FUSIONBENCH_HOME", str(tmp_path / "home"))
     ImageCache(None, 8).prepare(Files(), [str(picture)])
-    assert len(list((tmp_path / "home" / "images" / "8").rglob("*.npy"))) == 1
+    assert len(list((tmp_path / "home" / "images").glob("*/8/*/*.npy"))) == 1

@@ -168,6 +168,15 @@ def test_what_exists_and_how_it_is_known(root, tmp_path):
             lidc.read_image(item)
 
 
+def test_no_outline_is_read_once_the_pictures_are_cached(root, tmp_path, monkeypatch):
+    lidc = Lidc(str(root))
+    items = [cell[0] for cell in lidc.cases()["axial"]]
+    ImageCache(tmp_path / "cache", 98).prepare(lidc, items)
+    monkeypatch.setattr("fusionbench.data.lidc._contours", lambda _: pytest.fail("the outlines were read"))
+    assert all(lidc.exists(item) for item in items)
+    assert ImageCache(tmp_path / "cache", 98).prepare(lidc, items) == set()
+
+
 def test_the_cache_holds_views(root, tmp_path):
     lidc = Lidc(str(root), size=98)
     items = [cell[0] for name in ("shape", "axial") for cell in lidc.cases()[name]]

@@ -125,6 +125,46 @@ def test_a_file_that_is_not_there_and_one_that_is_damaged_are_absent(folder, ope
     assert data.notes == ["2 of 32 files of 'photo' are missing or unreadable"]
 
 
+@pytest.fixture
+def copied(folder, tmp_path):
+    """The csv with the picture of a training case in a test case, too."""
+    shutil.copytree(folder, tmp_path / "copied")
+    shutil.copy(tmp_path / "copied/images/1.png", tmp_path / "copied/images/13.png")
+    return tmp_path / "copied"
+
+
+def test_a_picture_in_two_splits_is_refused_in_training_alone(open_data, copied):
+    path = copied / "cases.csv"
+    said = f"1 file is identical in two splits, first '{copied}/images/1.png' of case 'c001' (train) and "
+    said += f"'{copied}/images/13.png' of case 'c013' (test): keep one of them"
+    with pytest.raises(UserError) as error:
+        open_data(path=path)
+    assert str(error.value) == said
+    open_data("scan", path=path)
+    assert not open_data(path=path, fitted=open_data().fitted()).notes
+
+
+def test_a_picture_in_two_splits_is_a_note_where_the_leak_is_known(open_data, copied, monkeypatch):
+    monkeypatch.setattr(Csv, "known_leak", "the split is by eye")
+    (note,) = open_data(path=copied / "cases.csv").notes
+    assert note.startswith("1 file is identical in two splits")
+    assert note.endswith("the split is by eye, so scores will be too good")
+
+
+def test_a_picture_twice_in_a_split_is_sound(open_data, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "twice")
+    shutil.copy(tmp_path / "twice/images/1.png", tmp_path / "twice/images/3.png")
+    assert not open_data(path=tmp_path / "twice" / "cases.csv").notes
+
+
+def test_warnings_of_the_table_are_noted(open_data, folder):
+    def change(table):
+        return table[(table["split"] != "test") | (table["label"] == "ill")]
+
+    data = open_data("notes", path=changed(folder, "absent.csv", change))
+    assert data.notes == ["no case in test is of class 'healthy': its scores there are undefined"]
+
+
 def test_a_case_without_any_of_the_chosen_modalities_is_left_out(open_data):
     data = open_data("photo", "labs", modalities=["photo"])
     assert "c004" not in data.data.case_id
@@ -240,6 +280,8 @@ def test_modalities_come_in_the_order_asked_for(open_data):
         choose_modalities(data.dataset, ["labs", "labs"])
     with pytest.raises(UserError, match="did you mean 'labs'"):
         choose_modalities(data.dataset, ["lab"])
+    with pytest.raises(UserError, match="is empty: name at least one of photo, scan, notes, labs"):
+        choose_modalities(data.dataset, [])
 
 
 @pytest.mark.parametrize("name", ["a.b", "2d", "keys", "a/b", ""])

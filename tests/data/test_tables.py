@@ -38,6 +38,29 @@ def test_a_constant_column_and_one_without_any_value_are_finite():
     assert encode((4.0, 7.0)).tolist() == [1, 7]
 
 
+@pytest.mark.parametrize("value", [0.1, 1e-9, -12345.678])
+def test_a_constant_that_is_no_binary_fraction_has_no_deviation(value):
+    encode = TableEncoder.fit(["same"], [(value,)] * 30)
+    assert encode((value + 0.5,)).tolist() == pytest.approx([0.5])
+
+
+def test_small_numbers_that_differ_are_standardised():
+    encode = TableEncoder.fit(["molar"], [(1e-9,), (3e-9,)])
+    assert encode((3e-9,)).tolist() == pytest.approx([1])
+
+
+@pytest.mark.parametrize(("words", "rows"), [(51, 200), (11, 11)])
+def test_names_and_free_text_are_no_categories(words, rows):
+    cells = [(f"p{i % words}",) for i in range(rows)]
+    with pytest.raises(UserError, match=f"column 'id' has {words} different words in {rows} training cases"):
+        TableEncoder.fit(["id"], cells)
+
+
+@pytest.mark.parametrize(("words", "rows"), [(50, 200), (10, 10), (11, 12)])
+def test_categories_may_be_many(words, rows):
+    assert len(TableEncoder.fit(["ward"], [(f"w{i % words}",) for i in range(rows)]).names) == words
+
+
 def test_the_state_survives_json_and_encodes_alike():
     encode = TableEncoder.fit(COLUMNS, ROWS)
     again = TableEncoder(json.loads(json.dumps(encode.state)))
