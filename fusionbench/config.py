@@ -14,11 +14,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fusionbench import registry
 from fusionbench.errors import UserError, nearest
 from fusionbench.metrics import check_metric
+from fusionbench.sections import InitOptions, TaskOptions, TrackingOptions, TrainerOptions
 
 Node = dict[str, Any]
 _LEAST = {
@@ -33,80 +34,6 @@ _LEAST = {
     "tracking.log_every": 1,
 }
 _ANNOTATION_NAMES = {**vars(collections.abc), **{n: getattr(typing, n) for n in ("Any", "Literal")}}
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """The loss around any strategy.
-
-    Args:
-        label_smoothing: Share of the target spread over all classes; multi-class only.
-        class_weights: ``balanced`` weighs a class by N / (K · N_c), on top of any sampling.
-    """
-
-    label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
-
-
-@dataclass(frozen=True)
-class TrainerOptions:
-    """How long, on what, and when to stop.
-
-    Args:
-        max_epochs: Epochs at most.
-        patience: Validations without improvement after which training stops; 0: never.
-        monitor: Validation metric that selects the checkpoint and stops; highest, or for ECE lowest, is best.
-        precision: Lightning's name, e.g. ``32-true``, ``bf16-mixed``, ``bf16-true``.
-        accelerator: ``auto``, ``cpu`` or ``gpu``; a run is one process on one device.
-        accumulate: Batches whose gradients are added up before a step.
-        gradient_clip: Largest norm of the gradient; null: none.
-        limit_train_batches: Batches an epoch at most, for trials; null: all.
-        progress: Show a progress bar.
-    """
-
-    max_epochs: int = 200
-    patience: int = 10
-    monitor: str = "mAP"
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    accumulate: int = 1
-    gradient_clip: float | None = None
-    limit_train_batches: int | None = None
-    progress: bool = True
-
-
-@dataclass(frozen=True)
-class TrackingOptions:
-    """Where runs are kept.
-
-    Args:
-        folder: Folder of the local store: ``mlflow.db``, artifacts, work in progress.
-        uri: MLflow server or store; null: ``$MLFLOW_TRACKING_URI`` or SQLite in ``folder``.
-        experiment: Name of the MLflow experiment.
-        run_name: Name of the run; null: made from strategy, dataset and seed.
-        log_every: Steps between two logged training losses.
-    """
-
-    folder: str = "runs"
-    uri: str | None = None
-    experiment: str = "fusionbench"
-    run_name: str | None = None
-    log_every: int = 10
-
-
-@dataclass(frozen=True)
-class InitOptions:
-    """What a run starts from.
-
-    Args:
-        stage1: ``unimodal`` trains each modality alone first (tracked, reused when nothing it depends on changed).
-        overrides: Config of the stage-1 runs where it differs, e.g. ``{trainer: {max_epochs: 50}}``.
-        runs: Stage-1 runs given by hand, modality to MLflow run id.
-    """
-
-    stage1: Literal["none", "unimodal"] = "none"
-    overrides: dict[str, Any] = field(default_factory=dict)
-    runs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -340,3 +267,17 @@ def _typed(where: str, annotation: str, value: object) -> Any:  # noqa: ANN401 -
     if where in _LEAST and checked is not None and checked < _LEAST[where]:
         raise UserError(f"'{where}' must be at least {_LEAST[where]}, not {checked}")
     return checked
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return a tree's leaves by dotted key."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            flat[name] = ", ".join(str(v) for v in value)
+        else:
+            flat[name] = value
+    return flat

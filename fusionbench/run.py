@@ -18,7 +18,7 @@ from fusionbench.fusion.base import Strategy, UnimodalState
 from fusionbench.layers.frozen import parameter_counts
 from fusionbench.results import Result, Summarise, log_summary, read_result
 from fusionbench.task import FusionTask
-from fusionbench.tracking import Store, TrackedRun, flatten
+from fusionbench.tracking import Store, TrackedRun
 
 Say = Callable[[str], None]
 
@@ -192,7 +192,7 @@ def _log_start(run: TrackedRun, config: Config, source: FusionData) -> None:
     training.write_yaml(folder / "config.yaml", config)
     for name in ("config.yaml", "environment.json", "data.json"):
         run.log_artifact(folder / name)
-    run.log_params(flatten(config.public()))
+    run.log_params(configs.flatten(config.public()))
     run.log_dataset(config.data["name"], source.fingerprint, source.dataset.version)
 
 

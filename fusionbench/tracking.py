@@ -1,4 +1,4 @@
-"""Runs in MLflow, each with a local working folder, and a Lightning logger that writes to them.
+"""Runs in MLflow, each with a local working folder.
 
 Metrics are buffered and written in batches at the end of an epoch, off the step and before the epoch's checkpoint, so
 that what a checkpoint has seen is always in the store. A resumed run goes on in the same MLflow run and writes no point
@@ -18,16 +18,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
-
-from fusionbench.config import TrackingOptions
 from fusionbench.errors import UserError, nearest
 from fusionbench.files import write_json
+from fusionbench.sections import TrackingOptions
 
 Phase = Literal["fit", "test", "done"]
 _LONGEST_PARAM = 6000
@@ -294,46 +291,6 @@ class TrackedRun:
             self._lock.close()
 
 
-class RunLogger(Logger):
-    """Lightning's view of a tracked run."""
-
-    def __init__(self, run: TrackedRun) -> None:
-        super().__init__()
-        self.run = run
-
-    @property
-    def name(self) -> str:
-        """Unused: checkpoints lie in the run's working folder."""
-        return "fusionbench"
-
-    @property
-    def version(self) -> str:
-        """The run's id."""
-        return self.run.run_id
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Buffer points; Lightning's ``epoch`` says nothing that the step does not."""
-        self.run.log_metrics({k: v for k, v in metrics.items() if k != "epoch"}, step or 0)
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
-        """Do nothing: parameters come from the config."""
-
-
 def metric_name(key: str) -> str:
     """Return a name that MLflow accepts."""
     return re.sub(r"[^\w\-. :/]", "_", key)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Return a tree's leaves by dotted key."""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{name}."))
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            flat[name] = ", ".join(str(v) for v in value)
-        else:
-            flat[name] = value
-    return flat

@@ -16,9 +16,10 @@ from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
+from fusionbench.logger import RunLogger
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.task import FusionTask
-from fusionbench.tracking import RunLogger, TrackedRun
+from fusionbench.tracking import TrackedRun
 
 
 def trainer(config: Config, run: TrackedRun, source: FusionData) -> L.Trainer:

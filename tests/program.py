@@ -19,7 +19,7 @@ from layouts import CSV_MODALITIES, make_csv, write_rows
 
 from fusionbench import config
 from fusionbench.__main__ import main
-from fusionbench.config import TrackingOptions
+from fusionbench.sections import TrackingOptions
 from fusionbench.tracking import Store
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"

@@ -9,10 +9,12 @@ import pytest
 import yaml
 from program import THIRD_PARTY, new_store, store
 
-from fusionbench.config import TrackingOptions
+from fusionbench.config import flatten
 from fusionbench.errors import UserError
 from fusionbench.files import write_json
-from fusionbench.tracking import RunLogger, Store, flatten, store_uri
+from fusionbench.logger import RunLogger
+from fusionbench.sections import TrackingOptions
+from fusionbench.tracking import Store, store_uri
 
 pytestmark = THIRD_PARTY
 

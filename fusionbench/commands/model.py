@@ -15,11 +15,12 @@ import pandas as pd
 from lightning.pytorch.callbacks import RichProgressBar
 
 from fusionbench import build, config, inference, models
-from fusionbench.config import Config, Node, TrackingOptions
+from fusionbench.config import Config, Node
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.layers.frozen import parameter_counts
 from fusionbench.models import ModelFiles
+from fusionbench.sections import InitOptions, TrackingOptions
 from fusionbench.task import FusionTask
 from fusionbench.tracking import Store, store_uri
 from fusionbench.types import Split
@@ -117,7 +118,7 @@ def _config(files: ModelFiles, options: argparse.Namespace) -> Config:
     if getattr(options, "csv", None):
         tree["data"] = _csv_node(files, Path(options.csv))
     tree = config.merge(tree, config.parse_overrides(options.overrides))
-    return dataclasses.replace(config.from_dict(tree), init=config.InitOptions())
+    return dataclasses.replace(config.from_dict(tree), init=InitOptions())
 
 
 def _csv_node(files: ModelFiles, path: Path) -> Node:

@@ -6,8 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
-from fusionbench.config import TrackingOptions
 from fusionbench.errors import UserError
+from fusionbench.sections import TrackingOptions
 
 
 def run(options: argparse.Namespace) -> int:

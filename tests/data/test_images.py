@@ -1,4 +1,7 @@
-"""Pictures of every make are read right, and the cache holds them whole, once and for several processes."""
+"""Pictures of every make are read right, and the cache holds them whole, once and for several processes.
+
+Over 300 lines, since each make of picture is written anew.
+"""
 
 import multiprocessing
 import os

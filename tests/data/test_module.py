@@ -1,3 +1,5 @@
+"""The DataModule: what it reads, refuses, learns and serves. Over 300 lines, since one set of csv fixtures serves all."""
+
 import json
 import shutil
 

@@ -1,0 +1,80 @@
+"""The closed sections of a config: what they hold, and their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The loss around any strategy.
+
+    Args:
+        label_smoothing: Share of the target spread over all classes; multi-class only.
+        class_weights: ``balanced`` weighs a class by N / (K · N_c), on top of any sampling.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How long, on what, and when to stop.
+
+    Args:
+        max_epochs: Epochs at most.
+        patience: Validations without improvement after which training stops; 0: never.
+        monitor: Validation metric that selects the checkpoint and stops; highest, or for ECE lowest, is best.
+        precision: Lightning's name, e.g. ``32-true``, ``bf16-mixed``, ``bf16-true``.
+        accelerator: ``auto``, ``cpu`` or ``gpu``; a run is one process on one device.
+        accumulate: Batches whose gradients are added up before a step.
+        gradient_clip: Largest norm of the gradient; null: none.
+        limit_train_batches: Batches an epoch at most, for trials; null: all.
+        progress: Show a progress bar.
+    """
+
+    max_epochs: int = 200
+    patience: int = 10
+    monitor: str = "mAP"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    accumulate: int = 1
+    gradient_clip: float | None = None
+    limit_train_batches: int | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """Where runs are kept.
+
+    Args:
+        folder: Folder of the local store: ``mlflow.db``, artifacts, work in progress.
+        uri: MLflow server or store; null: ``$MLFLOW_TRACKING_URI`` or SQLite in ``folder``.
+        experiment: Name of the MLflow experiment.
+        run_name: Name of the run; null: made from strategy, dataset and seed.
+        log_every: Steps between two logged training losses.
+    """
+
+    folder: str = "runs"
+    uri: str | None = None
+    experiment: str = "fusionbench"
+    run_name: str | None = None
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """What a run starts from.
+
+    Args:
+        stage1: ``unimodal`` trains each modality alone first (tracked, reused when nothing it depends on changed).
+        overrides: Config of the stage-1 runs where it differs, e.g. ``{trainer: {max_epochs: 50}}``.
+        runs: Stage-1 runs given by hand, modality to MLflow run id.
+    """
+
+    stage1: Literal["none", "unimodal"] = "none"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
