@@ -1,4 +1,4 @@
-"""The DataModule: what it reads, refuses, learns and serves. Over 300 lines, since one set of csv fixtures serves all."""
+"""The DataModule: what it reads, refuses, learns and serves. Over 300 lines: one set of csv fixtures serves all."""
 
 import json
 import shutil
