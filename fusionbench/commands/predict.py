@@ -20,7 +20,9 @@ def run(options: argparse.Namespace) -> int:
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out '{out}' must end in .csv or .parquet")
     model = load(options)
-    table = pd.concat([model.predict(options.split), model.unpredicted(options.split)], ignore_index=True)
+    table, left = model.predict(options.split), model.unpredicted(options.split)
+    if len(left):
+        table = pd.concat([table, left], ignore_index=True)
     write_table(table, out)
     print(f"{len(table)} cases in {out}")
     return 0
