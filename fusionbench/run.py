@@ -33,6 +33,7 @@ class Session:
         say: Tells the user what is going on.
         resume: Go on with runs that were cut off.
         results: Finished runs so far.
+        told: Whether the user knows by now if anything was resumed.
     """
 
     store: Store
@@ -40,6 +41,7 @@ class Session:
     say: Say
     resume: bool = False
     results: list[Result] = field(default_factory=list)
+    told: bool = False
 
 
 def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) -> list[Result]:
@@ -139,11 +141,14 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
         if finished is not None:
             session.say(f"run {finished.run_id} has ended already")
             return read_result(finished, reused=True)
-        session.say("there is no cut-off run of this config, data and code; starting a new one")
+        if not session.told:
+            session.say("there is no cut-off run of this config, data and code; starting a new one")
+            session.told = True
     if run is not None:
         run.lock()
         run.resume()
         session.say(f"going on with run {run.run_id}")
+        session.told = True
     else:
         run = session.store.start(_run_name(config), run_id, {**provenance.git(), **_tags(config, source)})
         for name in build.random_encoders(config, source.problem.modalities):
