@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fusionbench.encoders.base import Encoder
-from fusionbench.errors import UserError, check_number, nearest
-from fusionbench.layers.rank_mixture import RankMixtureLinear
+from fusionbench.errors import UserError, check_number
+from fusionbench.layers.per_view import PerView
 
 
 class Adaptation(ABC):
@@ -18,9 +18,11 @@ class Adaptation(ABC):
 
     Attributes:
         trains_base: The backbone itself changes, so each view needs a copy of its own; else all views share one.
+        starts_as_frozen: Before training, the encoder gives what the frozen one gives.
     """
 
     trains_base: ClassVar[bool] = False
+    starts_as_frozen: ClassVar[bool] = True
 
     @abstractmethod
     def apply(self, encoder: Encoder, views: int) -> None:
@@ -48,29 +50,11 @@ def check_updates(ranks: Sequence[int], scale: float, sites: Sequence[str], opti
         raise UserError(f"'adapt.sites' must name one or more layers, each once, e.g. [fc1, fc2], not {list(sites)}")
 
 
-def replace_linears(encoder: Encoder, sites: Sequence[str], **options: object) -> None:
-    """Freeze an encoder and wrap the linear layers at the named sites in ``RankMixtureLinear``.
-
-    Raises:
-        UserError: The encoder has no such site.
-    """
-    encoder.requires_grad_(False)
-    known = encoder.linear_sites()
-    for site in sites:
-        if not known.get(site):
-            raise UserError(f"{type(encoder).__name__} has no linear layers '{site}' to adapt{nearest(site, known)}")
-        for name in known[site]:
-            parent, _, child = name.rpartition(".")
-            base = encoder.get_submodule(name)
-            layer = RankMixtureLinear(base, selector=encoder.selector, **options)  # type: ignore[arg-type]
-            setattr(encoder.get_submodule(parent), child, layer)
-
-
 def adapter_state(encoder: Encoder, view: int) -> dict[str, Tensor]:
     """Return one view's adapter set by name, detached; for a trained base, the whole of it."""
     state = {}
     for name, module in encoder.named_modules():
-        if isinstance(module, RankMixtureLinear):
+        if isinstance(module, PerView):
             for key, parameter in module.named_parameters(recurse=False):
                 state[f"{name}.{key}"] = parameter.detach()[view].clone()
     if not state and any(p.requires_grad for p in encoder.parameters()):

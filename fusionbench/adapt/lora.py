@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from fusionbench.adapt.base import Adaptation, check_updates, replace_linears
+from fusionbench.adapt.base import Adaptation, check_updates
+from fusionbench.adapt.sites import replace_linears
 from fusionbench.encoders.base import Encoder
 from fusionbench.registry import register
 
@@ -17,7 +18,7 @@ class LoRA(Adaptation):
     Args:
         rank: Rank of the update.
         scale: α / rank.
-        sites: Which linear layers, of fc1, fc2, qkv (or q, k, v), proj.
+        sites: Which linear layers, of fc1, fc2, q, k, v, qkv, proj.
     """
 
     def __init__(self, *, rank: int = 4, scale: float = 2.0, sites: Sequence[str] = ("fc1", "fc2")) -> None:
@@ -26,5 +27,6 @@ class LoRA(Adaptation):
 
     def apply(self, encoder: Encoder, views: int) -> None:
         """Freeze the encoder and wrap its linear layers."""
-        options = {"views": views, "ranks": [self.rank], "routed": False, "bypass": False, "scale": self.scale}
-        replace_linears(encoder, self.sites, **options)
+        replace_linears(
+            encoder, self.sites, views=views, ranks=[self.rank], routed=False, bypass=False, scale=self.scale
+        )

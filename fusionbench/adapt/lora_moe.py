@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from fusionbench.adapt.base import Adaptation, check_updates, replace_linears
+from fusionbench.adapt.base import Adaptation, check_updates
+from fusionbench.adapt.sites import replace_linears
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import check_number
 from fusionbench.registry import register
@@ -31,5 +32,4 @@ class LoRAMoE(Adaptation):
 
     def apply(self, encoder: Encoder, views: int) -> None:
         """Freeze the encoder and wrap its linear layers."""
-        options = {"views": views, "ranks": self.ranks, "routed": True, "bypass": False, "scale": self.scale}
-        replace_linears(encoder, self.sites, **options)
+        replace_linears(encoder, self.sites, views=views, ranks=self.ranks, routed=True, bypass=False, scale=self.scale)

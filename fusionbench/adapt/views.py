@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.adapt.base import Adaptation, adapter_state, load_adapter_state
+from fusionbench.adapt.feature_table import FeatureTable
 from fusionbench.adapt.full import Full
 from fusionbench.encoders.base import Encoder, Tokens
 from fusionbench.files import write_bytes
+from fusionbench.layers.per_view import PerView
 from fusionbench.types import ModalitySpec
 
 V = TypeVar("V", Tensor, Tokens)
@@ -89,6 +92,7 @@ class Views(nn.Module):
         super().__init__()
         self.backbones = nn.ModuleDict(backbones)
         self.address = dict(address)
+        self.tables: dict[str, FeatureTable] = {}  # by view; put there for a run, no part of the network's state
         self.train()  # Lightning keeps the modes that it finds, and timm builds a frozen backbone in training mode
 
     def encoder(self, view: str) -> Encoder:
@@ -120,17 +124,27 @@ class Views(nn.Module):
     def embed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tokens]:
         """Turn each view's input into the tokens that enter its first layer.
 
-        Views of one backbone that are given the same tensor share the result, since the embedding holds no adapters.
+        Views of one backbone that are given the same tensor share the result, unless the embedding holds adapters.
         """
         done: dict[Hashable, Tokens] = {}
         out = {}
         for group in self._groups(inputs, lambda x: (tuple(x.shape), x.dtype)):
+            if self.encoder(group[0]).embeds_by_view:
+                out.update(self._embed_each(group, inputs))
+                continue
             fresh = {id(inputs[view]): view for view in group}
             tokens = self.encoder(group[0]).embed(torch.cat([inputs[view] for view in fresh.values()]))
             for part, key in zip(_split(tokens, len(fresh)), fresh, strict=True):
                 done[self.address[group[0]][0], key] = part
             out.update({view: done[self.address[view][0], id(inputs[view])] for view in group})
         return out
+
+    def _embed_each(self, group: Sequence[str], inputs: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        """Embed views whose embeddings differ, in one pass."""
+        encoder = self.encoder(group[0])
+        with encoder.selector.select(tuple(self.address[view][1] for view in group)):
+            tokens = encoder.embed(torch.cat([inputs[view] for view in group]))
+        return dict(zip(group, _split(tokens, len(group)), strict=True))
 
     def encode(self, tokens: Mapping[str, Tokens], start: int = 0, stop: int | None = None) -> dict[str, Tokens]:
         """Run layers ``start`` to ``stop`` (default: the last) of each view, one pass for each backbone and shape."""
@@ -142,9 +156,44 @@ class Views(nn.Module):
             out.update(dict(zip(group, _split(encoded, len(group)), strict=True)))
         return out
 
+    def features(self, inputs: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        """Return the tokens that leave each view's last layer: read where they are stored, else ``encode(embed(...))``.
+
+        A strategy that puts no tokens of its own into a view should ask for this, since frozen backbones' features are
+        computed once (``feature_store.py``).
+        """
+        found = self.stored(inputs)
+        return {**found, **self.encode(self.embed({v: x for v, x in inputs.items() if v not in found}))}
+
+    def stored(self, inputs: Mapping[str, Tensor]) -> dict[str, Tokens]:
+        """Return the tokens that leave the last layer of those views all of whose inputs are in the feature store."""
+        found = {view: self.tables[view].lookup(x) for view, x in inputs.items() if view in self.tables}
+        return {view: tokens for view, tokens in found.items() if tokens is not None}
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Compute everything for a while, whatever is stored."""
+        tables, self.tables = self.tables, {}
+        try:
+            yield
+        finally:
+            self.tables = tables
+
+    def is_frozen(self, view: str) -> bool:
+        """Whether what leaves a view's encoder depends on its input alone: it shares a frozen base without adapters."""
+        encoder = self.encoder(view)
+        trained = any(p.requires_grad for p in encoder.parameters())
+        adapted = any(isinstance(m, PerView) for m in encoder.modules())
+        return self.address[view][0].startswith("shared_") and not trained and not adapted
+
     def pool(self, tokens: Mapping[str, Tokens]) -> dict[str, Tensor]:
         """Return each view's vector (B, D)."""
-        return {view: self.encoder(view).pool(value) for view, value in tokens.items()}
+        pooled = {}
+        for view, value in tokens.items():
+            encoder = self.encoder(view)
+            with encoder.selector.select((self.address[view][1],)):
+                pooled[view] = encoder.pool(encoder.fold(value))
+        return pooled
 
     def _groups(self, values: Mapping[str, V], shape: Callable[[V], Hashable]) -> list[list[str]]:
         """Return the views that can go through one backbone together, in the order of their adapter sets."""
@@ -176,18 +225,27 @@ class Views(nn.Module):
 
 
 def _token_shape(tokens: Tokens) -> Hashable:
-    return tuple(tokens.values.shape), tokens.values.dtype, tokens.mask is None, tokens.appended
+    side = None if tokens.side is None else tuple(tokens.side.shape)
+    return tuple(tokens.values.shape), tokens.values.dtype, tokens.mask is None, tokens.appended, side
 
 
 def _join(parts: Sequence[Tokens]) -> Tokens:
     if len(parts) == 1:
         return parts[0]
     masks = [p.mask for p in parts if p.mask is not None]
-    return replace(parts[0], values=torch.cat([p.values for p in parts]), mask=torch.cat(masks) if masks else None)
+    sides = [p.side for p in parts if p.side is not None]
+    return replace(
+        parts[0],
+        values=torch.cat([p.values for p in parts]),
+        mask=torch.cat(masks) if masks else None,
+        side=torch.cat(sides) if sides else None,
+    )
 
 
 def _split(tokens: Tokens, parts: int) -> list[Tokens]:
     if parts == 1:
         return [tokens]
     masks = tokens.mask.chunk(parts) if tokens.mask is not None else [None] * parts
-    return [replace(tokens, values=v, mask=m) for v, m in zip(tokens.values.chunk(parts), masks, strict=True)]
+    sides = tokens.side.chunk(parts) if tokens.side is not None else [None] * parts
+    chunks = zip(tokens.values.chunk(parts), masks, sides, strict=True)
+    return [replace(tokens, values=v, mask=m, side=s) for v, m, s in chunks]

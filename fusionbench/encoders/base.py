@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fusionbench.layers.rank_mixture import ViewSelector
+from fusionbench.layers.layer_adapter import LayerAdapter
+from fusionbench.layers.per_view import ViewSelector
 from fusionbench.types import ModalitySpec
 
 
@@ -26,11 +28,13 @@ class Tokens:
         values: (B, N, D); the token at 0 is the class token where the encoder has one.
         mask: (B, N) bool, True where a token may be attended to; None: everywhere.
         appended: How many tokens at the end were put there by a strategy.
+        side: (B, P, D) that a tuning method carries from layer to layer beside the sequence; None: nothing.
     """
 
     values: Tensor
     mask: Tensor | None = None
     appended: int = 0
+    side: Tensor | None = None
 
     def append(self, extra_BND: Tensor, mask_BN: Tensor | None = None) -> Tokens:
         """Return the sequence with tokens put at its end; ``mask_BN`` is False where one must not be attended to."""
@@ -40,7 +44,7 @@ class Tokens:
             old = torch.ones_like(self.values[..., 0], dtype=torch.bool) if mask is None else mask
             new = torch.ones_like(extra_BND[..., 0], dtype=torch.bool) if mask_BN is None else mask_BN
             mask = torch.cat([old, new], dim=1)
-        return Tokens(values, mask, self.appended + extra_BND.shape[1])
+        return replace(self, values=values, mask=mask, appended=self.appended + extra_BND.shape[1])
 
 
 class Encoder(nn.Module, ABC):
@@ -52,7 +56,10 @@ class Encoder(nn.Module, ABC):
         from_scratch: There are no pretrained weights, so it is trained whole, whatever the tuning method.
         width: D of its tokens.
         depth: L, the number of its layers.
+        sequence: Tokens of an input of the modality's own size; None where that varies.
         checkpointing: Recompute layers in the backward pass to save memory.
+        around: A tuning method's adapter around the layers, if it has one.
+        embeds_by_view: The embedding holds adapters, so views that read the same input do not share it.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "slices")
@@ -61,11 +68,15 @@ class Encoder(nn.Module, ABC):
 
     width: int
     depth: int
+    sequence: int | None = None
+    around: LayerAdapter | None
 
     def __init__(self, spec: ModalitySpec, checkpointing: bool = False) -> None:
         super().__init__()
         self.checkpointing = checkpointing
         self.selector = ViewSelector()
+        self.embeds_by_view = False
+        self.register_module("around", None)
 
     @abstractmethod
     def embed(self, inputs: Tensor) -> Tokens:
@@ -83,20 +94,41 @@ class Encoder(nn.Module, ABC):
         """Map a site's name (``fc1``, ``fc2``, ``qkv``, ``q``, ``k``, ``v``, ``proj``) to its layers' module names."""
         return {}
 
+    def norm_sites(self) -> list[str]:
+        """Return the module names of the norms in the layers and of the final one."""
+        return []
+
+    def embedding_site(self) -> str | None:
+        """Return the name of the module that ends (text) or is (images) the embedding of a single token."""
+        return None
+
     def encode(self, tokens: Tokens, start: int = 0, stop: int | None = None, views: tuple[int, ...] = (0,)) -> Tokens:
         """Run layers ``start`` to ``stop``, the rows being those of the given views in equal parts."""
-        values = tokens.values
-        for index in range(start, self.depth if stop is None else stop):
+        last = self.depth if stop is None else stop
+        values, side = tokens.values, tokens.side
+        for index in range(start, last):
             if self.checkpointing and torch.is_grad_enabled():  # a frozen backbone never is in training mode
-                values = checkpoint(self._layer, index, values, tokens.mask, views, use_reentrant=False)
+                values, side = checkpoint(self._layer, index, values, side, tokens, views, use_reentrant=False)
             else:
-                values = self._layer(index, values, tokens.mask, views)
-        return replace(tokens, values=values)
+                values, side = self._layer(index, values, side, tokens, views)
+        done = replace(tokens, values=values, side=side)
+        return self.fold(done) if last == self.depth else done
 
-    def _layer(self, index: int, values: Tensor, mask: Tensor | None, views: tuple[int, ...]) -> Tensor:
+    def fold(self, tokens: Tokens) -> Tokens:
+        """Put what was carried beside the sequence into it, so that it can be read; done after the last layer."""
+        if self.around is None:
+            return tokens
+        return replace(tokens, values=self.around.fold(tokens.values, tokens.side), side=None)
+
+    def _layer(
+        self, index: int, values: Tensor, side: Tensor | None, tokens: Tokens, views: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None]:
         """Run one layer for given views; selected in here, since checkpointing calls it again in the backward pass."""
         with self.selector.select(views):
-            return self.layer(index, values, mask)
+            if self.around is None:
+                return self.layer(index, values, tokens.mask), side
+            layer = partial(self.layer, index)
+            return self.around.run(index, layer, values, tokens.mask, side, tokens.appended)
 
 
 def attention_mask(mask_BN: Tensor | None) -> Tensor | None:

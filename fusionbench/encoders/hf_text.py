@@ -123,12 +123,23 @@ class HFText(Encoder):
             "v": ("attention.self.value", "attention.v_lin"),
             "proj": ("attention.output.dense", "attention.out_lin"),
         }
-        layers = _layers(self.net)
-        prefix = next(name for name, module in self.named_modules() if module is layers)
-        linear = [n for n, m in self.named_modules() if isinstance(m, nn.Linear) and n.startswith(prefix + ".")]
+        linear = self._in_layers(nn.Linear)
         sites = {site: [n for n in linear if n.endswith(end)] for site, end in ends.items()}
         sites["fc2"] = [n for n in sites["fc2"] if n not in sites["proj"]]
         return sites
+
+    def norm_sites(self) -> list[str]:
+        """Name the norms of every layer; there is no final one."""
+        return self._in_layers(nn.LayerNorm)
+
+    def embedding_site(self) -> str | None:
+        """Name the norm that ends the embedding."""
+        return "net.embeddings.LayerNorm"
+
+    def _in_layers(self, kind: type[nn.Module]) -> list[str]:
+        layers = _layers(self.net)
+        prefix = next(name for name, module in self.named_modules() if module is layers)
+        return [n for n, m in self.named_modules() if isinstance(m, kind) and n.startswith(prefix + ".")]
 
 
 def _build(model: str | None, weights: str, config: Mapping[str, Any] | None) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import timm
@@ -34,6 +35,9 @@ class TimmViT(Encoder):
         self.net = _build(model, weights)
         self.width = int(self.net.embed_dim)
         self.depth = len(self.net.blocks)
+        if spec.size:
+            patches = [math.ceil(spec.size / side) for side in self.net.patch_embed.patch_size]
+            self.sequence = math.prod(patches) + int(self.net.num_prefix_tokens)
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn (B, 3, H, W) into class token, registers and patches with their positions, (B, N, D)."""
@@ -54,6 +58,14 @@ class TimmViT(Encoder):
         """Name the linear layers of every block."""
         parts = {"fc1": "mlp.fc1", "fc2": "mlp.fc2", "qkv": "attn.qkv", "proj": "attn.proj"}
         return {site: [f"net.blocks.{i}.{part}" for i in range(self.depth)] for site, part in parts.items()}
+
+    def norm_sites(self) -> list[str]:
+        """Name both norms of every block and the final one."""
+        return [f"net.blocks.{i}.{norm}" for i in range(self.depth) for norm in ("norm1", "norm2")] + ["net.norm"]
+
+    def embedding_site(self) -> str | None:
+        """Name the patch convolution."""
+        return "net.patch_embed.proj"
 
 
 def _build(model: str, weights: str) -> VisionTransformer:

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-
-class ViewSelector:
-    """Says which views the rows of the current pass belong to; shared by all adapted layers of a backbone."""
-
-    def __init__(self) -> None:
-        self.indices: tuple[int, ...] = (0,)
-
-    @contextmanager
-    def select(self, indices: tuple[int, ...]) -> Iterator[None]:
-        """Let the rows that go in now be, in equal parts and in this order, those of the given views."""
-        before, self.indices = self.indices, indices
-        try:
-            yield
-        finally:
-            self.indices = before
+from fusionbench.layers.per_view import PerView, ViewSelector
 
 
-class RankMixtureLinear(nn.Module):
+class RankMixtureLinear(PerView):
     """``Wh + b + Σ_k w_k s B_k A_k h``: LoRA, LoRA-MoE and MoR in one layer (EI, arXiv 2603.17514, Eq. 4).
 
     The A_k of all ranks lie side by side in ``down`` (V, R, in) and the B_k in ``up`` (V, out, R), R being the sum of
@@ -55,9 +40,8 @@ class RankMixtureLinear(nn.Module):
         bypass: bool,
         scale: float = 2.0,
     ) -> None:
-        super().__init__()
+        super().__init__(selector)
         self.base = base.requires_grad_(False)
-        self.selector = selector
         self.scale = scale
         self.bypass = int(bypass)
         total = sum(ranks)
@@ -84,29 +68,19 @@ class RankMixtureLinear(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Map (G·B, ..., in) to (G·B, ..., out), where G views are selected."""
-        views = self.selector.indices
-        hidden = rows.reshape(len(views), -1, rows.shape[-1])
-        low = self._middle(hidden, views)
+        hidden = self.by_view(rows)
         frozen = self.base(rows)
-        adapted = torch.baddbmm(frozen.reshape(len(views), hidden.shape[1], -1), low, _pick(self.up, views).mT)
+        adapted = torch.baddbmm(self.by_view(frozen), self._middle(hidden), self.picked(self.up).mT)
         return adapted.reshape(frozen.shape)
 
-    def _middle(self, hidden: Tensor, views: tuple[int, ...]) -> Tensor:
+    def _middle(self, hidden: Tensor) -> Tensor:
         """Return the weighted ``s w_k A_k h`` of all ranks, (G, T, R)."""
-        down = _pick(self.down, views)
+        down = self.picked(self.down)
         if not self.experts:
             return torch.bmm(hidden, down.mT) * self.scale
-        both = torch.cat([down, _pick(self.route_weight, views)], dim=1)
+        both = torch.cat([down, self.picked(self.route_weight)], dim=1)
         low, logits = torch.split(torch.bmm(hidden, both.mT), [down.shape[1], self.experts], dim=-1)
-        logits = logits + _pick(self.route_bias, views)[:, None]
+        logits = logits + self.picked(self.route_bias)[:, None]
         weights = logits.float().softmax(dim=-1).to(low.dtype)[..., self.bypass :]
         weighted: Tensor = low * (weights * self.scale)[..., self.expert_of_rank]
         return weighted
-
-
-def _pick(parameter: Tensor, views: tuple[int, ...]) -> Tensor:
-    """Return the selected views' slices, without a copy where they lie in a row."""
-    first, last = views[0], views[-1]
-    if views == tuple(range(first, last + 1)):
-        return parameter[first : last + 1]
-    return parameter[list(views)]

@@ -162,6 +162,8 @@ def fits(name: str, method: str) -> tuple[Views, dict[str, Tensor]]:
 
 def test_a_tuning_method_starts_from_the_encoder_itself(name: str, method: str) -> None:
     made, inputs = fits(name, method)
+    if not adaptation(method).starts_as_frozen:
+        pytest.skip("the class says that it starts elsewhere")
     bare, _ = build(name)
     state = {key.replace(".base.", "."): v for key, v in made.encoder("primary/x").state_dict().items()}
     bare.load_state_dict({key: state[key] for key in bare.state_dict()})
@@ -171,7 +173,9 @@ def test_a_tuning_method_starts_from_the_encoder_itself(name: str, method: str) 
 
 def test_what_a_tuning_method_trains_gets_gradients_and_the_rest_none(name: str, method: str) -> None:
     made, inputs = fits(name, method)
-    perturb(made)
+    with torch.no_grad():  # the frozen base too: timm's random CNNs have gains of zero, before which all is dead
+        for value in made.parameters():
+            value.add_(0.05 * torch.randn_like(value))
     out = run(made, inputs)
     if not any(True for _ in trained(made)):
         assert not any(value.requires_grad for value in out.values())
