@@ -82,6 +82,6 @@ def _check_stage_one(config: Config, source: FusionData, made: Strategy) -> None
     covered = set(names) if config.init.stage1 == "unimodal" else set(config.init.runs)
     if made.needs_unimodal and not covered >= set(names):
         raise UserError(
-            f"fusion '{config.fusion['name']}' with these options learns from stage-1 runs which modality is best: "
-            "set init.stage1=unimodal, or fusion.prior to a modality, per_sample or none"
+            f"fusion '{config.fusion['name']}' with these options needs the stage-1 runs of each modality: set "
+            f"init.stage1=unimodal, or options that do without (see 'fusionbench show fusion {config.fusion['name']}')"
         )

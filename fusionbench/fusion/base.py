@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.adapt.views import EncoderPool, Views
+from fusionbench.encoders.base import Tokens
 from fusionbench.types import Batch, Output, Problem
 
 
@@ -110,6 +111,28 @@ class Strategy(nn.Module, ABC):
         slices = spec.instances if spec.is_image else 1
         return rows.reshape(-1, slices, *rows.shape[1:])
 
+    def case_tokens(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        """Gather each modality's encoded tokens of all its images, normed as the encoder's vector is.
+
+        A sequence of one token pools to that token behind the final norm, whatever the encoder. What a strategy
+        appended is dropped. An absent modality's tokens are finite and must not be read.
+
+        Args:
+            tokens: Encoded, by a view's name that is its modality's: values (B·S, N, D).
+
+        Returns:
+            Values (B, S·N, D); the mask (B, S·N) is False at padding, and None where the encoder has none.
+        """
+        own = {name: t.values[:, : t.values.shape[1] - t.appended] for name, t in tokens.items()}
+        normed = self.views.pool({name: Tokens(v.flatten(0, 1)[:, None]) for name, v in own.items()})
+        out = {}
+        for name, value in own.items():
+            values = self.by_case(normed[name].reshape(value.shape), name).flatten(1, 2)
+            mask = tokens[name].mask
+            mask = None if mask is None else self.by_case(mask[:, : value.shape[1]], name).flatten(1, 2)
+            out[name] = Tokens(values, mask)
+        return out
+
 
 class LateFusion(Strategy):
     """Encodes each modality to one vector, averaged over its images, and leaves the rest to ``combine``."""
@@ -120,8 +143,7 @@ class LateFusion(Strategy):
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
         """Encode every modality in one call and combine the vectors."""
-        tokens = self.views.encode(self.views.embed(self.present_inputs(inputs, present_BM)))
-        pooled = self.views.pool(tokens)
+        pooled = self.views.pool(self.views.features(self.present_inputs(inputs, present_BM)))
         features = {name: self.by_case(pooled[name], name).mean(dim=1) for name in self.names}
         return self.combine(features, present_BM)
 

@@ -105,18 +105,28 @@ class EarlyIntervention(Strategy):
         """Run auxiliary encoders, intervened primary encoders, and the gate."""
         rows = self.present_inputs(inputs, present_BM)
         views = [f"{role}/{n}" for role in ("auxiliary", "primary") for n in self.names]
-        embedded = self.views.embed({view: rows[view.split("/", 1)[1]] for view in views})
-        acquired, auxiliary = self._auxiliary({v: t for v, t in embedded.items() if v.startswith("auxiliary/")})
+        sources = {view: rows[view.split("/", 1)[1]] for view in views}
+        helpers = {v: x for v, x in sources.items() if v.startswith("auxiliary/")}
+        stored = self.views.stored(helpers) if self.acquire_layer is None else {}
+        embedded = self.views.embed({v: x for v, x in sources.items() if v not in stored})
+        acquired, auxiliary = self._auxiliary({v: t for v, t in embedded.items() if v in helpers}, stored)
         primary = self._primary({v: t for v, t in embedded.items() if v.startswith("primary/")}, acquired, present_BM)
         branches = {f"primary/{n}": self.heads[n](primary[n]) for n in self.names}
         logits, alpha_BM = self._fuse(primary, branches, present_BM)
         here = {f"{role}/{n}": present_BM[:, i] for role in ("primary", "auxiliary") for i, n in enumerate(self.names)}
         return Output(logits, {**branches, **auxiliary}, alpha_BM, branch_present=here)
 
-    def _auxiliary(self, tokens: Mapping[str, Tokens]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return each modality's class token to hand on (B, D) and its auxiliary logits (B, K)."""
+    def _auxiliary(
+        self, tokens: Mapping[str, Tokens], stored: Mapping[str, Tokens]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return each modality's class token to hand on (B, D) and its auxiliary logits (B, K).
+
+        Args:
+            tokens: Embedded, of the views that are not stored.
+            stored: Encoded to the last layer already.
+        """
         middle = tokens if self.acquire_layer is None else self.views.encode(tokens, 0, self.acquire_layer)
-        last = self.views.pool(self.views.encode(middle, self.acquire_layer or 0))
+        last = self.views.pool({**stored, **self.views.encode(middle, self.acquire_layer or 0)})
         handed = last if self.acquire_layer is None else self.views.pool(middle)
         acquired, logits = {}, {}
         for name in self.names:

@@ -50,7 +50,7 @@ class Unimodal(Strategy):
         """Encode the one modality and classify."""
         name = self.modality
         rows = {name: self.present_inputs(inputs, present_BM)[name]}
-        pooled = self.by_case(self.views.pool(self.views.encode(self.views.embed(rows)))[name], name)
+        pooled = self.by_case(self.views.pool(self.views.features(rows))[name], name)
         if self.slice_pool == "max":
             return Output(self.head(pooled).amax(dim=1))
         return Output(self.head(pooled.mean(dim=1)))
