@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help install assets demo test test-slow lint type format bench ui clean
+.PHONY: help install assets demo test test-slow lint type format bench ablations ui clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Measure speed, as ratios against a stated baseline in the same run
 	$(BIN)/python -m benchmarks
+
+ablations: assets ## Every table in experiments/ablations whose data are there; what is skipped and why
+	$(BIN)/fusionbench ablate --all experiments/ablations
 
 ui: $(READY) ## The MLflow UI over ./runs on 127.0.0.1
 	$(BIN)/fusionbench ui

@@ -13,7 +13,12 @@ from fusionbench import __version__
 from fusionbench.errors import UserError
 
 _KINDS = ("fusion", "encoder", "encoders", "adapt", "data", "optimizer", "scheduler")
-_TAKE_A_VALUE = ("--config", "--csv", "--out", "--folder", "--split", "--port")
+_ABLATE = ("--all", "--rows", "--seeds", "--parallel", "--results")
+_TAKE_A_VALUE = ("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", *_ABLATE)
+_ADVICE = {
+    "fit": "; 'fusionbench fit --resume' goes on from the last finished epoch",
+    "ablate": "; the same command again goes on where it was stopped",
+}
 _OVERRIDES = "change the config, e.g. trainer.max_epochs=5 data.root=/data/mmc-amd"
 
 
@@ -35,11 +40,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _fit(commands)
+    _ablate(commands)
     _test(commands)
     _predict(commands)
     _check(commands)
     _list(commands)
     _show(commands)
+    _compare(commands)
     _ui(commands)
     return top
 
@@ -65,6 +72,35 @@ def _fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub.add_argument("--config", required=True, metavar="FILE", help="a yaml file; it may extend others")
     sub.add_argument("--resume", action="store_true", help="go on with the run of this config that was cut off")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+
+
+def _ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _add(
+        commands,
+        "ablate",
+        "run a table of strategies, datasets and seeds, and write its results\n\n"
+        "What has ended is kept, what was cut off goes on: the same command again does what is left. A run that fails\n"
+        "is a hole in the table with its reason, and the status is then 1; data that are not there are skipped.\n\n"
+        "  fusionbench ablate --config experiments/ablations/demo_fusion.yaml --dry-run\n"
+        "  fusionbench ablate --config experiments/ablations/demo_fusion.yaml --rows mean,concat trainer.max_epochs=1\n"
+        "  fusionbench ablate --all experiments/ablations --parallel 2",
+    )
+    sub.add_argument("--config", action="append", metavar="FILE", help="a table's yaml file; may be given repeatedly")
+    sub.add_argument("--all", metavar="DIR", help="every table in a folder; those without any data are skipped")
+    sub.add_argument("--rows", type=_words, default=(), metavar="A,B", help="run only these rows; default: all")
+    sub.add_argument("--seeds", type=_numbers, default=(), metavar="0,1", help="run only these seeds; default: all")
+    sub.add_argument("--dry-run", action="store_true", help="show each run's state and an estimate of time, and end")
+    sub.add_argument("--parallel", type=int, default=1, metavar="N", help="processes, one a device (default: 1)")
+    sub.add_argument("--results", default="results", metavar="DIR", help="folder of the results (default: %(default)s)")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in _words(text))
 
 
 def _test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -103,8 +139,9 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         commands,
         "check",
         "read a dataset and report what is wrong with it\n\n"
-        "Cases for each split and class, missing and unreadable files, groups in two splits, identical files in two\n"
-        "splits, cases with no modality. Ends with status 1 if there is an error.\n\n"
+        "Cases for each split and class, missing and unreadable files, cases with no modality, and what lets a model\n"
+        "see what it is scored on: groups in two splits, pictures the same or nearly so in two splits, tables\n"
+        "standardised before the split, validation equal to test. Ends with status 1 if there is an error.\n\n"
         "  fusionbench check --config experiments/ei_mmcamd.yaml\n"
         "  fusionbench check data.name=mmc_amd data.root=/data/mmc-amd",
     )
@@ -125,6 +162,47 @@ def _show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     sub.add_argument("kind", choices=_KINDS)
     sub.add_argument("name")
+
+
+def _compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _add(
+        commands,
+        "compare",
+        "say which of several runs is better, tied, or not to be told apart\n\n"
+        "From their predictions alone, by a paired bootstrap over groups (patients) and seeds and Holm's correction.\n"
+        "Runs that differ only by their seed are one method. With --plan: what difference a test split can show,\n"
+        "before anything trains.\n\n"
+        "  fusionbench compare RUN RUN RUN --metric mAP\n"
+        "  fusionbench compare --table demo_fusion --out results\n"
+        "  fusionbench compare --plan --config experiments/demo.yaml\n"
+        "  fusionbench compare --plan --cases 79 --groups 60 --classes 4",
+    )
+    sub.add_argument("runs", nargs="*", metavar="RUN", help="a run's id or name")
+    sub.add_argument("--table", action="append", metavar="NAME", help="all rows of a table of 'fusionbench ablate'")
+    sub.add_argument("--metric", default="mAP", metavar="NAME", help="headline metric (default: %(default)s)")
+    sub.add_argument(
+        "--margin", type=float, default=0.02, help="differences below do not matter (default: %(default)s)"
+    )
+    sub.add_argument("--crosscheck", action="store_true", help="also DeLong's and McNemar's tests")
+    sub.add_argument("--diagram", metavar="FILE", help="critical-difference diagram (png) over five or more datasets")
+    sub.add_argument("--folder", default="runs", metavar="DIR", help="folder of the local store (default: %(default)s)")
+    sub.add_argument("--out", metavar="DIR", help="write markdown, csv and a forest plot there")
+    _compare_plan(sub.add_argument_group("before training"))
+    sub.set_defaults(overrides=[])
+
+
+def _compare_plan(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--plan", action="store_true", help="say what difference a test split can show")
+    group.add_argument("--config", metavar="FILE", help="count this config's test split; takes key=value overrides")
+    group.add_argument("--cases", type=int, metavar="N", help="test cases, instead of a config")
+    group.add_argument("--groups", type=int, metavar="G", help="patients among them (default: as many as cases)")
+    group.add_argument("--classes", type=int, metavar="K", help="classes, equally frequent (default: 2)")
+    group.add_argument("--methods", type=int, default=2, help="how many will be compared (default: %(default)s)")
+    group.add_argument("--score", type=float, default=0.8, help="AUC and accuracy supposed (default: %(default)s)")
+    group.add_argument(
+        "--correlation", type=float, default=0.5, help="between two methods' scores (default: %(default)s)"
+    )
+    group.add_argument("--icc", type=float, default=0.1, help="correlation within a patient (default: %(default)s)")
 
 
 def _ui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -150,8 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {_first_line(error)}; see all of it with 'fusionbench --traceback ...'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        advice = "; 'fusionbench fit --resume' goes on from the last finished epoch" if options.command == "fit" else ""
-        print(f"interrupted{advice}", file=sys.stderr)
+        print(f"interrupted{_ADVICE.get(options.command, '')}", file=sys.stderr)
         return 130
 
 

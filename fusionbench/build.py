@@ -45,10 +45,31 @@ def data(config: Config, fitted: Mapping[str, Any] | None = None) -> FusionData:
             kind = registry.describe("encoder", nodes[name]["name"]).load()
             tokenizers[name] = kind.load_tokenizer(_options(nodes[name]))
     made = FusionData(source, tokenizers, config.seed, fitted, **options)
-    component = registry.describe("fusion", config.fusion["name"])
-    if component.constants.get("needs_all") and not made.problem.complete and len(specs) > 1:
-        raise UserError(f"fusion '{component.name}' needs every modality of every case, but some are missing")
+    check_complete(config, made.problem)
     return made
+
+
+def check_data(config: Config, made: FusionData) -> None:
+    """Refuse data that were read for another config of the same data node, as ``data`` does where it reads them.
+
+    Raises:
+        UserError: Data and config do not go together.
+    """
+    specs = made.problem.modalities
+    check_modality_names(config, made.dataset.modalities)
+    check_strategy(config, specs, encoder_nodes(config, specs))
+    check_complete(config, made.problem)
+
+
+def check_complete(config: Config, problem: Problem) -> None:
+    """Refuse missing modalities where a strategy cannot take any.
+
+    Raises:
+        UserError: Says so.
+    """
+    component = registry.describe("fusion", config.fusion["name"])
+    if component.constants.get("needs_all") and not problem.complete and len(problem.modalities) > 1:
+        raise UserError(f"fusion '{component.name}' needs every modality of every case, but some are missing")
 
 
 def encoder_nodes(config: Config, specs: Mapping[str, ModalitySpec]) -> dict[str, Node]:

@@ -18,12 +18,15 @@ from fusionbench.data.module import FusionData
 from fusionbench.encoders.weights import weights_path
 from fusionbench.fusion.base import UnimodalState
 
-_DATA_ELSEWHERE = {"root", "path", "modalities"}  # their content is in the data's own fingerprint
-_NO_EFFECT = {"num_workers", "cache", "checkpointing"}
+# Options of the data that count beyond the content of cases, splits and cells, which the data's own fingerprint holds;
+# a dataset's own options choose that content and nothing else.
+_DATA = ("batch_size", "sampling")
+_NO_EFFECT = {"checkpointing"}
+_FOLLOWED = ("adapt", "encoders", "fusion", "layers", "optim")  # what a component imports of these is part of it
 _TRAINER = ("max_epochs", "patience", "monitor", "precision", "accumulate", "gradient_clip", "limit_train_batches")
 # What takes part in every run; the components that a config names are added to it.
 _SHARED = (
-    *("task", "metrics", "training", "callbacks", "build", "fusion.base", "fusion.criterion", "layers.rank_mixture"),
+    *("task", "metrics", "training", "callbacks", "build", "inference", "fusion.base", "fusion.criterion"),
     *(
         "adapt.base",
         "adapt.views",
@@ -33,6 +36,7 @@ _SHARED = (
         "data.module",
         "data.cases",
         "data.images",
+        "data.conversion",
     ),
     *("data.sampling", "data.tables", "data.transforms"),
 )
@@ -41,16 +45,20 @@ _SHARED = (
 def fingerprint(config: Config, source: FusionData, states: Mapping[str, UnimodalState]) -> str:
     """Return the run's identity.
 
-    An allow-list: the data's content and options, encoders with the content of their weights, tuning method, strategy,
-    task, optimizer, schedule, seed, the trainer's options that enter the arithmetic, the stage-1 states, and the source
-    of the components. Device, workers, paths, progress bars and tracking are not in it; an option left out counts as
-    its default.
+    An allow-list: the data's content, batches and sampling, image transforms where there are pictures and the length of
+    texts where there are texts, encoders with the content of their weights, tuning method, strategy, task, optimizer,
+    schedule, seed, the trainer's options that enter the arithmetic, the stage-1 states, and the code of the components.
+    Device, workers, paths, progress bars, tracking and what was allowed to pass are not in it; an option left out
+    counts as its default.
     """
     digest = hashlib.sha256(json.dumps(_options(config, source), sort_keys=True, default=str).encode())
     digest.update(source.fingerprint.encode())
-    digest.update(provenance.source_digest(_modules(config)).encode())
+    digest.update(provenance.source_digest(_modules(config, source), _packages(config, source)).encode())
     for name in sorted(states):
-        digest.update(safetensors.torch.save({**states[name].adapter, **states[name].head}))
+        tensors = {"adapter": states[name].adapter, "head": states[name].head}
+        digest.update(f"{name} {states[name].train_score!r}".encode())
+        flat = {f"{part}/{key}": value for part, held in tensors.items() for key, value in held.items()}
+        digest.update(safetensors.torch.save(flat))
     return digest.hexdigest()[:24]
 
 
@@ -58,12 +66,29 @@ def _options(config: Config, source: FusionData) -> dict[str, Any]:
     tree = config.to_dict()
     kept: dict[str, Any] = {key: tree[key] for key in ("task", "seed")}
     kept |= {kind: _whole(kind, tree[kind]) for kind in ("adapt", "fusion", "optimizer", "scheduler")}
-    data = _whole("data", tree["data"])
-    kept["data"] = {k: v for k, v in data.items() if k not in _DATA_ELSEWHERE}
+    kept["data"] = _data(tree["data"], source)
     kept["encoder"] = {name: _encoder(config, name) for name in source.problem.modalities}
     kept["modalities"] = [[name, asdict(spec)] for name, spec in source.problem.modalities.items()]
     kept["trainer"] = {key: tree["trainer"][key] for key in _TRAINER}
     return kept
+
+
+def _data(node: Node, source: FusionData) -> Node:
+    """Return the data options that change a result of these modalities."""
+    whole, kinds = _whole("data", node), {spec.kind for spec in source.problem.modalities.values()}
+    kept = {key: whole[key] for key in _DATA}
+    if kinds & {"image", "slices"}:
+        defaults = registry.signature("fusionbench.data.transforms", "ImageTransform").values()
+        given = whole["transforms"] or {}
+        kept["transforms"] = {o.name: _like(given.get(o.name, o.default), o.default) for o in defaults}
+    if "text" in kinds:
+        kept["text_length"] = whole["text_length"]
+    return kept
+
+
+def _like(value: object, default: object) -> object:
+    """Return a number as a float where the default is one: 90 is 90.0."""
+    return float(value) if isinstance(default, float) and isinstance(value, int) else value
 
 
 def _whole(kind: str, node: Node) -> Node:
@@ -88,10 +113,20 @@ def _content(path: Path) -> str:
     return hashlib.sha256("".join(file_digest(p) for p in files).encode()).hexdigest()
 
 
-def _modules(config: Config) -> list[str]:
-    """Return the modules whose source a result depends on."""
+def _components(config: Config, source: FusionData) -> list[registry.Component]:
+    """Return the components that take part; an encoder only if one of the run's modalities has it."""
     picked = [("data", config.data), ("fusion", config.fusion), ("adapt", config.adapt)]
     picked += [("optimizer", config.optimizer), ("scheduler", config.scheduler)]
-    picked += [("encoder", node) for node in config.encoder.values()]
-    shared = [f"fusionbench.{name}" for name in _SHARED]
-    return [*shared, *(registry.describe(kind, node["name"]).module for kind, node in picked)]
+    picked += [("encoder", config.encoder.get("*") or config.encoder[name]) for name in source.problem.modalities]
+    return [registry.describe(kind, node["name"]) for kind, node in picked]
+
+
+def _modules(config: Config, source: FusionData) -> list[str]:
+    """Return the modules whose code a result depends on."""
+    return [*(f"fusionbench.{name}" for name in _SHARED), *(c.module for c in _components(config, source))]
+
+
+def _packages(config: Config, source: FusionData) -> list[str]:
+    """Return the packages whose modules are part of what imports them: ours that are shared, and a component's own."""
+    outside = {c.module.partition(".")[0] for c in _components(config, source)} - {"fusionbench"}
+    return [*(f"fusionbench.{name}" for name in _FOLLOWED), *sorted(outside)]

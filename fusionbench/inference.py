@@ -9,9 +9,11 @@ import lightning as L
 import pandas as pd
 import torch
 
+from fusionbench.data.cases import Cases, collate
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
+from fusionbench.layers.flops import count_flops
 from fusionbench.task import FusionTask, Rows
 from fusionbench.types import Split
 
@@ -21,6 +23,26 @@ def rows(trainer: L.Trainer, task: FusionTask, source: FusionData, split: Split 
     source.predict_split = split
     trainer.predict(task, datamodule=source, return_predictions=False)
     return task.gathered()
+
+
+def gflops_per_case(task: FusionTask, source: FusionData) -> float:
+    """Return what a forward pass of one case costs in 1e9 floating point operations, a multiply-accumulate being 2.
+
+    The case is the first of the test split that has every modality, else its first; everything is computed, frozen
+    features too, whether or not they are stored. It runs where the network is, in evaluation mode.
+    """
+    cases = source.eval_dataloader("test").dataset
+    assert isinstance(cases, Cases)
+    present = source.data.present[cases.rows].sum(axis=1)
+    case = collate(source.data.pad_id)([cases[int(present.argmax()), 0]])
+    like = next(task.strategy.parameters())
+    inputs = {n: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype) for n, x in case.inputs.items()}
+    training = task.strategy.training
+    task.strategy.eval()
+    with task.strategy.views.live():
+        flops = count_flops(lambda: task.strategy(inputs, case.present.to(like.device)))
+    task.strategy.train(training)
+    return flops / 1e9
 
 
 def predictions(task: FusionTask, values: Rows, split: str) -> pd.DataFrame:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import inspect
 import platform
 import subprocess
 from collections.abc import Iterable
-from importlib import import_module, metadata
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from fusionbench import __version__
@@ -63,9 +65,44 @@ def _installed(name: str) -> bool:
     return True
 
 
-def source_digest(modules: Iterable[str]) -> str:
-    """Return a hash of the source of some modules: the code version of the components that a run is made of."""
-    digest = hashlib.sha256()
-    for name in sorted(set(modules)):
-        digest.update(inspect.getsource(import_module(name)).encode())
-    return digest.hexdigest()[:16]
+def source_digest(modules: Iterable[str], follow: Iterable[str] = ()) -> str:
+    """Return a hash of the code of some modules and of what they import: the code version that a result is of.
+
+    Comments, docstrings and layout are no code. Modules are read, not imported.
+
+    Args:
+        modules: Dotted names.
+        follow: Packages into which imports are followed, e.g. the layers that components share.
+    """
+    inside = tuple(f"{package}." for package in follow)
+    left, seen = sorted(set(modules)), set[str]()
+    while left:
+        name = left.pop()
+        seen.add(name)
+        left += [found for found in _code(name)[1] if found.startswith(inside) and found not in seen]
+    return hashlib.sha256("".join(f"{name} {_code(name)[0]}\n" for name in sorted(seen)).encode()).hexdigest()[:16]
+
+
+@cache
+def _code(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return a hash of a module's code and the names of the modules that it imports."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        return "", ()
+    tree = ast.parse(Path(spec.origin).read_text("utf-8"))
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    there = tuple(sorted(found for found in set(imported) if _is_module(found)))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), there
+
+
+@cache
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, AttributeError, ValueError):  # its parent is a module, or is not there
+        return False

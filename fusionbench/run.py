@@ -32,6 +32,8 @@ class Session:
         summarise: Makes a run's report.
         say: Tells the user what is going on.
         resume: Go on with runs that were cut off.
+        source: Reads a config's data; one that keeps what it has read serves many runs.
+        tags: Put on every run that is started.
         results: Finished runs so far.
         told: Whether the user knows by now if anything was resumed.
     """
@@ -40,6 +42,8 @@ class Session:
     summarise: Summarise
     say: Say
     resume: bool = False
+    source: Callable[[Config], FusionData] = build.data
+    tags: Mapping[str, str] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     told: bool = False
 
@@ -50,12 +54,24 @@ def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) ->
     Returns:
         The results, stage 1 first, the config's own run last.
     """
-    source = build.data(config)
+    source = _checked(config, build.data)  # before a store is made
+    return _fit(Session(Store(config.tracking), summarise, say, resume), config, source)
+
+
+def fit_in(session: Session, config: Config) -> list[Result]:
+    """Do the same as ``fit`` in a session that other runs may share; its results grow by the config's."""
+    return _fit(session, config, _checked(config, session.source))
+
+
+def _checked(config: Config, read: Callable[[Config], FusionData]) -> FusionData:
+    """Return a config's data once all mistakes that can be found before training have been looked for."""
+    source = read(config)
     preflight.check(config, source)
-    if config.init.stage1 == "unimodal":
-        for name in source.problem.modalities:
-            stage_one_config(config, name)
-    session = Session(Store(config.tracking), summarise, say, resume)
+    stage_one_configs(config, source)
+    return source
+
+
+def _fit(session: Session, config: Config, source: FusionData) -> list[Result]:
     states = {name: _stage_one(session, config, name) for name in _stage_one_modalities(config, source)}
     session.results.append(_fit_one(session, config, source, states))
     return session.results
@@ -66,18 +82,29 @@ def _stage_one_modalities(config: Config, source: FusionData) -> list[str]:
     return names if config.init.stage1 == "unimodal" else [n for n in names if n in config.init.runs]
 
 
+def stage_one_configs(config: Config, source: FusionData) -> dict[str, Config]:
+    """Return the config of each stage-1 run that a config asks for, those given by hand left out.
+
+    Raises:
+        UserError: As ``stage_one_config``.
+    """
+    if config.init.stage1 != "unimodal":
+        return {}
+    return {name: stage_one_config(config, name) for name in source.problem.modalities if name not in config.init.runs}
+
+
 def _stage_one(session: Session, config: Config, modality: str) -> UnimodalState:
     """Return a modality's stage-1 state, from a run given by hand, one that is there already, or a new one."""
     if modality in config.init.runs:
         run = session.store.open(config.init.runs[modality])
-        return _unimodal_state(run, modality)
+        return unimodal_state(run, modality)
     own = stage_one_config(config, modality)
-    source = build.data(own)
+    source = session.source(own)
     run_id = fingerprint(own, source, {})
     found = session.store.find_finished(run_id)
     if found is not None:
         try:
-            state = _unimodal_state(found, modality)
+            state = unimodal_state(found, modality)
         except UserError as error:
             session.say(f"note: {error}; training '{modality}' anew")
         else:
@@ -87,7 +114,7 @@ def _stage_one(session: Session, config: Config, modality: str) -> UnimodalState
     session.say(f"stage 1, {modality}: training it alone")
     result = _fit_one(session, own, source, {})
     session.results.append(result)
-    return _unimodal_state(session.store.open(result.run_id), modality)
+    return unimodal_state(session.store.open(result.run_id), modality)
 
 
 def stage_one_config(config: Config, modality: str) -> Config:
@@ -115,7 +142,7 @@ def stage_one_config(config: Config, modality: str) -> Config:
     return made
 
 
-def _unimodal_state(run: TrackedRun, modality: str) -> UnimodalState:
+def unimodal_state(run: TrackedRun, modality: str) -> UnimodalState:
     """Read what a stage-1 run hands on.
 
     Raises:
@@ -150,7 +177,8 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
         session.say(f"going on with run {run.run_id}")
         session.told = True
     else:
-        run = session.store.start(_run_name(config), run_id, {**provenance.git(), **_tags(config, source)})
+        tags = {**provenance.git(), **_tags(config, source), **session.tags}
+        run = session.store.start(_run_name(config), run_id, tags)
         for name in build.random_encoders(config, source.problem.modalities):
             session.say(f"note: the encoder of '{name}' starts from random weights, as the config asks")
         run.lock()
@@ -178,7 +206,7 @@ def _train_and_test(
             made.load_unimodal(states)
 
     task = build.task(config, source, start)
-    trainer = training.trainer(config, run, source)
+    trainer = training.trainer(config, run, source, session.say)
     if run.phase == "fit":
         _log_start(run, config, source)
         training.fit(trainer, task, source, run)
@@ -207,6 +235,7 @@ def _log_model(run: TrackedRun, task: FusionTask, config: Config, source: Fusion
     run.log_artifact(folder, "model")
     counts = parameter_counts(task.strategy)
     run.log_metrics({f"parameters/{k}": float(v) for k, v in counts.items()})
+    run.log_metrics({"cost/gflops_per_case": inference.gflops_per_case(task, source)})
 
 
 def _log_test(
@@ -245,6 +274,7 @@ def _tags(config: Config, source: FusionData) -> dict[str, str]:
         "fusionbench.data_version": source.dataset.version,
         "fusionbench.data_fingerprint": source.fingerprint,
         "fusionbench.seed": str(config.seed),
+        "fusionbench.allow": ", ".join(source.allowed) or "none",
         "fusionbench.random_weights": ", ".join(build.random_encoders(config, source.problem.modalities)) or "none",
     }
 

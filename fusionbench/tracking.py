@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,8 @@ from fusionbench.files import write_json
 from fusionbench.sections import TrackingOptions
 
 Phase = Literal["fit", "test", "done"]
-_LONGEST_PARAM = 6000
+LONGEST_PARAM = 6000
+RESUMED = "fusionbench.resumed"
 _BATCH = 500
 
 
@@ -59,6 +60,12 @@ class Store:
         except MlflowException as error:
             raise UserError(f"the tracking store '{self.uri}' cannot be used: {str(error).splitlines()[0]}") from None
 
+    @staticmethod
+    def is_there(options: TrackingOptions) -> bool:
+        """Say whether there can be runs already, without making a place for them."""
+        uri = store_uri(options)
+        return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
@@ -82,15 +89,35 @@ class Store:
 
     def find_unfinished(self, fingerprint: str) -> TrackedRun | None:
         """Return the newest run with this fingerprint that was cut off, if the store has it and its folder is here."""
-        states = []
-        for path in (self.folder / "work").glob("*/state.json"):
-            state = json.loads(path.read_text("utf-8"))
-            if state.get("fingerprint") == fingerprint and state.get("phase") != "done":
-                states.append((path.stat().st_mtime, path.parent.name))
-        for _, run_id in sorted(states, reverse=True):
+        for run_id in self.unfinished().get(fingerprint, ()):
             if self._has(run_id):
                 return TrackedRun(self, run_id)
         return None
+
+    def unfinished(self) -> dict[str, list[str]]:
+        """Return the ids of the runs whose folder here says that they were cut off, newest first, by fingerprint."""
+        states = []
+        for path in (self.folder / "work").glob("*/state.json"):
+            state = json.loads(path.read_text("utf-8"))
+            if state.get("fingerprint") and state.get("phase") != "done":
+                states.append((path.stat().st_mtime, path.parent.name, state["fingerprint"]))
+        found: dict[str, list[str]] = {}
+        for _, run_id, fingerprint in sorted(states, reverse=True):
+            found.setdefault(fingerprint, []).append(run_id)
+        return found
+
+    def search_all(self, condition: str) -> Iterator[Any]:
+        """Yield the MLflow runs of all experiments that meet a condition, newest first, however many there are."""
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        token = None
+        while True:
+            page = self.client.search_runs(
+                experiments, condition, max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def open(self, name: str) -> TrackedRun:
         """Return a run by id, by the first six or more signs of it, or by name (the newest of that name).
@@ -203,6 +230,7 @@ class TrackedRun:
         """Go on with a run that was cut off: set it running again and learn which points it already has."""
         client = self.store.client
         client.update_run(self.run_id, status="RUNNING")
+        client.set_tag(self.run_id, RESUMED, "true")  # start to end is then no measure of its time
         for key in client.get_run(self.run_id).data.metrics:
             self._seen |= {(key, point.step) for point in client.get_metric_history(self.run_id, key)}
 
@@ -228,7 +256,7 @@ class TrackedRun:
         from mlflow.entities import Param
 
         known = self.store.client.get_run(self.run_id).data.params
-        params = [Param(k, str(v)[:_LONGEST_PARAM]) for k, v in values.items() if k not in known]
+        params = [Param(k, str(v)[:LONGEST_PARAM]) for k, v in values.items() if k not in known]
         for start in range(0, len(params), 100):
             self.store.client.log_batch(self.run_id, params=params[start : start + 100])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 
-from fusionbench.callbacks import Costs, EpochSeed, StopAgain
+from fusionbench.callbacks import Costs, EpochSeed, StopAgain, StoredFeatures
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
@@ -22,8 +23,14 @@ from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
 
 
-def trainer(config: Config, run: TrackedRun, source: FusionData) -> L.Trainer:
+def trainer(config: Config, run: TrackedRun, source: FusionData, say: Callable[[str], None]) -> L.Trainer:
     """Build the Trainer that a config asks for; losses are logged at least once an epoch.
+
+    Args:
+        config: The run's config.
+        run: Where it is tracked.
+        source: The data.
+        say: Tells the user what is going on.
 
     Raises:
         UserError: The accelerator or devices are not there.
@@ -44,7 +51,7 @@ def trainer(config: Config, run: TrackedRun, source: FusionData) -> L.Trainer:
             use_distributed_sampler=False,
             deterministic="warn",
             logger=RunLogger(run),
-            callbacks=_callbacks(config, run),
+            callbacks=[StoredFeatures(run, source, say), *_callbacks(config, run)],
             enable_progress_bar=options.progress,
             enable_model_summary=False,
             default_root_dir=run.folder,

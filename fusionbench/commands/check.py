@@ -21,6 +21,8 @@ def run(options: argparse.Namespace) -> int:
     from fusionbench.data.module import choose_modalities
 
     dataset = make_dataset(node)
-    report = check(dataset, list(choose_modalities(dataset, node.get("modalities"))))
+    modalities = list(choose_modalities(dataset, node.get("modalities")))
+    cache = Path(node["cache"]) if node.get("cache") else None
+    report = check(dataset, modalities, node.get("allow"), cache)
     print_report(report, Console(highlight=False))
     return 0 if report.ok else 1

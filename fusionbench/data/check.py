@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -11,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fusionbench.data.base import Dataset
-from fusionbench.data.copies import image_files, modality_copies, split_copies
+from fusionbench.data.caches import ImageCaches
+from fusionbench.data.copies import case_contents, image_files, modality_copies
+from fusionbench.data.gate import check_allow, examine
 from fusionbench.data.splits import SPLITS
-from fusionbench.data.threads import in_threads
 from fusionbench.data.validate import (
     Finding,
     bare_findings,
@@ -25,6 +28,7 @@ from fusionbench.data.validate import (
     table_findings,
     validate_table,
 )
+from fusionbench.errors import UserError
 
 __all__ = ["CheckReport", "Finding", "check", "print_report", "validate_table"]
 
@@ -51,15 +55,24 @@ class CheckReport:
         return all(finding.severity != "error" for finding in self.findings)
 
 
-def check(dataset: Dataset, modalities: Sequence[str]) -> CheckReport:
-    """Read all files of the modalities and return what is wrong.
+def check(
+    dataset: Dataset, modalities: Sequence[str], allow: Sequence[str] | None = None, cache: Path | None = None
+) -> CheckReport:
+    """Read all files of the modalities, as a training run would, and return what is wrong.
 
-    A dataset without any label is checked as one for prediction.
+    A dataset without any label is checked as one for prediction, in which nothing can leak.
+
+    Args:
+        dataset: The case table.
+        modalities: The ones to be read.
+        allow: The words of ``data.allow``.
+        cache: Folder of decoded pictures, which a later run finds there; None: as ``FusionData`` has it.
 
     Raises:
-        UserError: The dataset lacks a modality, or its table cannot be built at all.
+        UserError: The dataset lacks a modality, a word is unknown, or the table cannot be built at all.
     """
     require_modalities(dataset, modalities)
+    words = check_allow(allow)
     cases = dataset.cases()
     structure = list(structure_findings(dataset, cases, modalities))
     if structure:
@@ -69,7 +82,11 @@ def check(dataset: Dataset, modalities: Sequence[str]) -> CheckReport:
     findings = [*table_findings(dataset, cases, present, labelled), *bare_findings(cases, present)]
     if not labelled:
         findings.append(Finding("note", "no case has a label: these data can be predicted, not trained on"))
-    findings += _file_findings(dataset, cases, modalities)
+    images = ImageCaches(dataset, cache)
+    cells, problems = _read_cells(images, cases, modalities)
+    findings += problems
+    if labelled:
+        findings += examine(dataset, cases, case_contents(dataset, cells), images, cells, words)
     findings.sort(key=lambda finding: list(STYLES).index(finding.severity))
     by_split = present.groupby(cases["split"]).sum().reindex(list(SPLITS), fill_value=0).T
     return CheckReport(tuple(findings), _split_table(dataset, cases), by_split)
@@ -103,36 +120,42 @@ def _split_table(dataset: Dataset, cases: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(list(SPLITS), fill_value=0).astype(int)
 
 
-def _file_findings(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> Iterator[Finding]:
-    files = image_files(cases, {n: cases[n].tolist() for n in modalities if dataset.modalities[n].is_image})
-    read = pd.DataFrame(_read_all(dataset, files["item"].unique().tolist()), columns=["item", "digest", "problem"])
-    files = files.merge(read, on="item")
-    missing = files.loc[files["problem"] == "missing", "item"].unique().tolist()
-    if len(missing):
-        yield Finding(
-            "warning", f"{_count(missing, 'file')} missing, first '{missing[0]}': its modality counts as absent"
-        )
-    broken = files[files["digest"].isna() & (files["problem"] != "missing")].drop_duplicates("item")
-    if len(broken):
-        yield Finding("error", f"{_count(broken, 'file')} unreadable, first: {broken['problem'].iloc[0]}")
-    readable = files[files["digest"].notna()]
-    yield from split_copies(readable, dataset.known_leak)
-    yield from modality_copies(readable)
+def _read_cells(
+    images: ImageCaches, cases: pd.DataFrame, modalities: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[Finding]]:
+    """Decode all pictures; return the cells, those of pictures with readable files alone, and what is wrong."""
+    dataset, missing, broken = images.dataset, list[str](), list[str]()
+    cells = {name: cases[name].tolist() for name in modalities}
+    for name in (name for name in modalities if dataset.modalities[name].is_image):
+        items = image_files(cases, {name: cells[name]})["item"].unique().tolist()
+        there = [item for item in items if dataset.exists(item)]
+        good = images.prepare(name, there, dataset.modalities[name].size, "missing")
+        missing += [item for item in items if not dataset.exists(item)]
+        broken += [item for item in there if item not in good]
+        cells[name] = [tuple(item for item in cell or () if item in good) for cell in cells[name]]
+    files = image_files(cases, {n: column for n, column in cells.items() if dataset.modalities[n].is_image})
+    copies = modality_copies(files.assign(digest=files["item"].map(dataset.digest)))
+    return cells, [*_absent(missing), *_broken(dataset, broken), *copies]
 
 
-def _read_all(dataset: Dataset, items: Collection[str]) -> list[tuple[str, str | None, str]]:
-    """Decode each item, in threads, and return it with its digest, or with None and the problem."""
+def _absent(items: Sequence[str]) -> Iterator[Finding]:
+    if missing := list(dict.fromkeys(items)):
+        message = f"{_count(missing, 'file')} missing, first '{missing[0]}': its modality counts as absent"
+        yield Finding("warning", message)
 
-    def read(item: str) -> tuple[str, str | None, str]:
-        if not dataset.exists(item):
-            return item, None, "missing"
-        try:
-            dataset.read_image(item)
-            return item, dataset.digest(item), ""
-        except (OSError, ValueError) as error:
-            return item, None, str(error)
 
-    return in_threads(read, items, "reading files")
+def _broken(dataset: Dataset, items: Sequence[str]) -> Iterator[Finding]:
+    if broken := list(dict.fromkeys(items)):
+        yield Finding("error", f"{_count(broken, 'file')} unreadable, first: {_reason(dataset, broken[0])}")
+
+
+def _reason(dataset: Dataset, item: str) -> str:
+    try:
+        dataset.digest(item)
+        dataset.read_image(item)
+    except UserError as error:
+        return str(error)
+    return f"'{item}'"
 
 
 def _count(things: Collection[object] | pd.DataFrame, noun: str) -> str:

@@ -157,7 +157,7 @@ class ImageCache:
 
     def __init__(self, folder: Path | None, size: int) -> None:
         self._folder = folder or home() / "images"
-        self._size = size
+        self.size = size
         self._path_of: dict[str, Path] = {}
 
     def prepare(
@@ -176,7 +176,7 @@ class ImageCache:
         errors = {item: digest for item, digest in digests.items() if isinstance(digest, UserError)}
         items_of: dict[Path, list[str]] = {}
         for item in sorted(digests.keys() - errors.keys()):
-            items_of.setdefault(self._path(dataset, str(digests[item])), []).append(item)
+            items_of.setdefault(self._place(dataset, str(digests[item])), []).append(item)
         outcomes = in_threads(lambda pair: self._store(dataset, pair[1][0], pair[0]), items_of.items(), "decoding")
         for (path, same), error in zip(items_of.items(), outcomes, strict=True):
             if error:
@@ -189,20 +189,23 @@ class ImageCache:
         return set(errors)
 
     def open(self, item: str) -> np.ndarray:
-        """Return the pictures of a prepared item, uint8 (S, H, W, C), mapped from their file and read-only.
+        """Return the pictures of a prepared item, uint8 (S, H, W, C), mapped from their file and read-only."""
+        pictures: np.ndarray = np.load(self.path(item), mmap_mode="r")
+        return pictures
+
+    def path(self, item: str) -> Path:
+        """Return the file of a prepared item.
 
         Raises:
             UserError: The item was never prepared, or could not be read.
         """
-        path = self._path_of.get(item)
-        if path is None:
+        if item not in self._path_of:
             raise UserError(f"'{item}' is not in the image cache; prepare() it first, or it was unreadable")
-        pictures: np.ndarray = np.load(path, mmap_mode="r")
-        return pictures
+        return self._path_of[item]
 
-    def _path(self, dataset: Dataset, digest: str) -> Path:
+    def _place(self, dataset: Dataset, digest: str) -> Path:
         decoder = next(c for c in type(dataset).__mro__ if "read_image" in vars(c))
-        folder = self._folder / f"{decoder.__module__}.{decoder.__qualname__}-{DECODER}" / str(self._size)
+        folder = self._folder / f"{decoder.__module__}.{decoder.__qualname__}-{DECODER}" / str(self.size)
         return folder / digest[:2] / f"{digest}.npy"
 
     def _hash(self, dataset: Dataset, items: list[str]) -> dict[str, str | UserError]:
@@ -224,7 +227,7 @@ class ImageCache:
             return image
         volume = image[None] if image.shape[-1] in (1, 3) else image[..., None]
         buffer = io.BytesIO()
-        np.save(buffer, np.stack([resize(picture, self._size) for picture in volume]))
+        np.save(buffer, np.stack([resize(picture, self.size) for picture in volume]))
         write_bytes(path, buffer.getvalue())
         return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +19,18 @@ from torch.utils.data import DataLoader
 from fusionbench.data.base import Dataset
 from fusionbench.data.caches import ImageCaches
 from fusionbench.data.cases import CaseData, Cases, collate
-from fusionbench.data.copies import refuse_copies
+from fusionbench.data.copies import Contents, case_contents
+from fusionbench.data.gate import check_allow, examine
+from fusionbench.data.options import choose_modalities
 from fusionbench.data.sampling import EpochSampler, EvalSampler
+from fusionbench.data.standardised import require_own_statistics
 from fusionbench.data.tables import TableEncoder
 from fusionbench.data.transforms import ImageTransform
 from fusionbench.data.validate import validate_table
-from fusionbench.errors import UserError, nearest
-from fusionbench.types import Batch, ModalitySpec, Problem, Split, Tokenizer
+from fusionbench.errors import UserError
+from fusionbench.types import Batch, Problem, Split, Tokenizer
+
+__all__ = ["FusionData", "choose_modalities"]
 
 
 class FusionData(L.LightningDataModule):
@@ -48,6 +52,11 @@ class FusionData(L.LightningDataModule):
         transforms: Options of the image transforms, e.g. ``{normalize: imagenet, rotate: 0}``.
         text_length: Longest text in tokens; the rest is cut off.
         cache: Folder of decoded pictures; null: ``images`` in ``$FUSIONBENCH_HOME``.
+        allow: Leaks between splits that are let through with a warning: ``copies``, ``near_duplicates``,
+            ``statistics``, ``val_is_test``.
+
+    Attributes:
+        allowed: The words of ``allow`` without which these data would have been refused.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class FusionData(L.LightningDataModule):
         transforms: Mapping[str, Any] | None = None,
         text_length: int = 256,
         cache: str | None = None,
+        allow: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.tokenizers, self.seed = dataset, tokenizers, seed
@@ -73,6 +83,7 @@ class FusionData(L.LightningDataModule):
         self.transforms = dict(transforms or {})
         self.cache = Path(cache) if cache else None
         self.notes: list[str] = []
+        self.allow, self.allowed = check_allow(allow), tuple[str, ...]()
         self.predict_split: Split | None = "test"
         self._fitted = fitted
         self._specs = choose_modalities(dataset, modalities)
@@ -89,15 +100,14 @@ class FusionData(L.LightningDataModule):
         cells |= {n: table[n].tolist() for n, s in self._specs.items() if not s.is_image}
         has = np.array([[_is_there(c) for c in cells[name]] for name in self._specs]).T.reshape(len(table), -1)
         table, cells = self._drop_empty(table, cells, has)
-        self.table = table
+        self.table, contents = table, case_contents(self.dataset, cells)
         present = has[has.any(axis=1)]
         if not predicting:
             self._check_training(present)
-            images = {name: cells[name] for name, spec in self._specs.items() if spec.is_image}
-            self.notes += refuse_copies(self.dataset, table, images)
+            self._pass_gate(contents, cells)
         self.tables = self._fit_tables(cells, present)
         target = self._targets()
-        self.fingerprint = self._fingerprint(cells, target)
+        self.fingerprint = self._fingerprint(contents, target)
         self.data = CaseData(
             self._specs,
             {name: self._encode(name, values) for name, values in cells.items()},
@@ -147,6 +157,15 @@ class FusionData(L.LightningDataModule):
             if not present[train, index].any():
                 raise UserError(f"no training case has the modality '{name}'; leave it out of data.modalities")
 
+    def _pass_gate(self, contents: Contents, cells: Mapping[str, list[Any]]) -> None:
+        """Refuse what lets the model see what it is scored on, unless it is allowed."""
+        findings = examine(self.dataset, self.table, contents, self._images, cells, self.allow)
+        for finding in findings:
+            if finding.severity == "error":
+                raise UserError(finding.message)
+        self.notes += [finding.message for finding in findings]
+        self.allowed = tuple(dict.fromkeys(finding.allowed for finding in findings if finding.allowed))
+
     def _fit_tables(self, cells: Mapping[str, list[Any]], present: np.ndarray) -> dict[str, TableEncoder]:
         """Learn each table's encoding from the training cases, or take the training run's."""
         encoders = {}
@@ -176,18 +195,12 @@ class FusionData(L.LightningDataModule):
             return self.table[list(self.dataset.classes)].fillna(-1).to_numpy(dtype=np.float32, copy=True)
         return self.table["label"].fillna(-1).to_numpy(dtype=np.int64, copy=True)
 
-    def _fingerprint(self, cells: Mapping[str, list[Any]], target: np.ndarray) -> str:
+    def _fingerprint(self, contents: Contents, target: np.ndarray) -> str:
         """Hash what a result depends on: cases, groups, splits, targets and the content of every cell."""
         digest = hashlib.sha256(f"{type(self.dataset).__name__} {self.dataset.version} {self.dataset.classes}".encode())
         for i, row in enumerate(self.table[["case_id", "group_id", "split"]].itertuples(index=False)):
-            content = {name: self._content(name, values[i]) for name, values in cells.items()}
-            digest.update(json.dumps([*map(str, row), target[i].tolist(), content], sort_keys=True).encode())
+            digest.update(json.dumps([*map(str, row), target[i].tolist(), contents[i]], sort_keys=True).encode())
         return digest.hexdigest()[:16]
-
-    def _content(self, name: str, cell: Any) -> list[str]:  # noqa: ANN401 - a cell of any kind
-        if self._specs[name].is_image:
-            return [self.dataset.digest(item) for item in cell]
-        return [str(v) for v in cell] if isinstance(cell, list | tuple) else [str(cell)]
 
     def fitted(self) -> dict[str, Any]:
         """Return what was learned from the training cases, as plain values."""
@@ -210,7 +223,13 @@ class FusionData(L.LightningDataModule):
         return torch.tensor(len(target) / (len(counts) * counts.clip(1)), dtype=torch.float32)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Serve the training cases, augmented, in a new order each epoch."""
+        """Serve the training cases, augmented, in a new order each epoch.
+
+        Raises:
+            UserError: A table's encoding was not learned from the training cases.
+        """
+        columns = {name: self.dataset.modalities[name].columns for name in self.tables}
+        require_own_statistics(self.tables, self.table, columns)
         cases = self._cases("train", train=True)
         rank, world = _rank()
         sampler = EpochSampler(
@@ -252,25 +271,6 @@ class FusionData(L.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def choose_modalities(dataset: Dataset, wanted: Sequence[str] | None) -> dict[str, ModalitySpec]:
-    """Return the chosen modalities' specs in the order asked for.
-
-    Raises:
-        UserError: The dataset lacks one, or a name cannot be used.
-    """
-    if wanted is not None and not len(wanted):
-        raise UserError(f"data.modalities is empty: name at least one of {', '.join(dataset.modalities)}")
-    names = list(dataset.modalities if wanted is None else wanted)
-    for name in names:
-        if name not in dataset.modalities:
-            raise UserError(f"{type(dataset).__name__} has no modality '{name}'{nearest(name, dataset.modalities)}")
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or hasattr(torch.nn.ModuleDict, name):
-            raise UserError(f"'{name}' cannot be a modality's name: use another word of letters, digits, - and _")
-    if len(set(names)) != len(names):
-        raise UserError(f"data.modalities names a modality twice: {', '.join(names)}")
-    return {name: dataset.modalities[name] for name in names}
 
 
 def _is_there(cell: object) -> bool:

@@ -85,6 +85,11 @@ class ImageTransform:
         steps += _colour(contrast=contrast, brightness=brightness, saturation=saturation)
         self._augment = A.Compose(steps) if train and steps else None
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the seed makes a difference."""
+        return self._augment is not None
+
     def __call__(self, image_SHWC: np.ndarray, seed: int) -> Tensor:
         """Turn the pictures of a case into (S, 3, H, W) float32, fully determined by ``seed``.
 

@@ -9,16 +9,24 @@ from typing import Literal
 import pandas as pd
 
 from fusionbench.data.base import FIXED_COLUMNS, Dataset
+from fusionbench.data.leaks import listed
 from fusionbench.data.splits import SPLITS
 from fusionbench.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know of the data; an error makes them unfit for training."""
+    """One thing to know of the data; an error makes them unfit for training.
+
+    Attributes:
+        severity: How bad it is.
+        message: One sentence.
+        allowed: The word of ``data.allow`` that made a warning of what would be an error.
+    """
 
     severity: Literal["error", "warning", "note"]
     message: str
+    allowed: str = ""
 
 
 def validate_table(
@@ -125,12 +133,12 @@ def _id_findings(dataset: Dataset, cases: pd.DataFrame) -> Iterator[Finding]:
     spread = cases.groupby("group_id")["split"].unique()
     spread = spread[spread.map(len) > 1]
     if len(spread):
-        where = ", ".join(spread.iloc[0])
+        where = [f"'{group}' in {', '.join(splits)}" for group, splits in spread.items()]
         who = "1 group (patient) is" if len(spread) == 1 else f"{len(spread)} groups (patients) are"
         reason = dataset.known_leak
         yield Finding(
             "warning" if reason else "error",
-            f"{who} in more than one split, first '{spread.index[0]}' in {where}: "
+            f"{who} in more than one split, {listed(where)}: "
             + (f"{reason}, so scores will be too good" if reason else "put all cases of a patient into one split"),
         )
 

@@ -6,7 +6,7 @@ and their difference is paired.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,14 +68,23 @@ def group_samples(
     scores_NK = np.asarray(probabilities, dtype=np.float64)
     labels = np.asarray(target, dtype=np.int64)
     _check(scores_NK, labels, groups, classes, multilabel, resamples)
+    parts = [weighted_scores(scores_NK, labels, weights_RN) for weights_RN in group_weights(groups, resamples, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def group_weights(groups: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each case is in each resample, a few resamples (r, N) at a time, R in all.
+
+    Args:
+        groups: N patients.
+        resamples: R.
+        seed: Of the draw, which depends on nothing else but the set of groups.
+    """
     names, member_N = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     counts_RG = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    step = max(1, _CELLS_AT_ONCE // len(scores_NK))
-    parts = [
-        weighted_scores(scores_NK, labels, counts_RG[start : start + step, member_N].astype(np.float64))
-        for start in range(0, resamples, step)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    step = max(1, _CELLS_AT_ONCE // len(member_N))
+    for start in range(0, resamples, step):
+        yield counts_RG[start : start + step, member_N].astype(np.float64)
 
 
 def _check(

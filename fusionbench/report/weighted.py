@@ -8,42 +8,46 @@ Names carry shapes: R resamples, N cases, K classes, T distinct scores.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionbench.metrics import ECE_BINS
+from fusionbench.metrics import ECE_BINS, HEADLINE
 
 Floats = NDArray[np.float64]
 
 
-def weighted_scores(probabilities: Floats, target: NDArray[np.int64], weights: Floats) -> dict[str, Floats]:
-    """Return each headline metric as an array (R,); nan where a resample has no case that defines it.
+def weighted_scores(
+    probabilities: Floats, target: NDArray[np.int64], weights: Floats, metrics: Sequence[str] = HEADLINE
+) -> dict[str, Floats]:
+    """Return each metric asked for as an array (R,); nan where a resample has no case that defines it.
 
     Args:
         probabilities: (N, K) in [0, 1].
         target: (N,) class indices, or (N, K) of 0/1 when multi-label.
         weights: (R, N), not negative, each row with a positive sum.
+        metrics: Headline metrics; nothing is computed for those left out.
     """
     multilabel = target.ndim == 2
-    truth_NK = target if multilabel else np.eye(probabilities.shape[1], dtype=np.int64)[target]
-    top_N = probabilities.argmax(axis=1)
-    decided_NK = probabilities > 0.5 if multilabel else np.eye(probabilities.shape[1], dtype=bool)[top_N]
-    correct_NK = decided_NK == (truth_NK > 0)
-    correct_N = correct_NK.mean(axis=1) if multilabel else correct_NK.all(axis=1)
-    ranked = [ranking(probabilities[:, k], truth_NK[:, k], weights) for k in range(probabilities.shape[1])]
-    s2, f1 = _threshold_scores(decided_NK, truth_NK > 0, weights)
-    total = weights.sum(axis=1)
-    pick = slice(None) if multilabel else (np.arange(len(top_N)), top_N)
-    confidence, hit = probabilities[pick].reshape(len(top_N), -1), truth_NK[pick].reshape(len(top_N), -1)
-    errors = [_calibration_gap(c, h, weights) / total for c, h in zip(confidence.T, hit.T, strict=True)]
-    return {
-        "mAP": mean_over_classes(np.stack([ap for ap, _ in ranked], axis=1)),
-        "mAUC": mean_over_classes(np.stack([auc for _, auc in ranked], axis=1)),
-        "mS2": mean_over_classes(s2),
-        "accuracy": weights @ correct_N / total,
-        "F1": mean_over_classes(f1),
-        "ECE": np.mean(errors, axis=0),
-    }
+    identity = np.eye(probabilities.shape[1], dtype=np.int64)
+    truth_NK = target if multilabel else identity[target]
+    decided_NK = probabilities > 0.5 if multilabel else identity[probabilities.argmax(axis=1)] > 0
+    scores: dict[str, Floats] = {}
+    if {"mAP", "mAUC"} & set(metrics):
+        ranked = [ranking(probabilities[:, k], truth_NK[:, k], weights) for k in range(probabilities.shape[1])]
+        scores["mAP"] = mean_over_classes(np.stack([ap for ap, _ in ranked], axis=1))
+        scores["mAUC"] = mean_over_classes(np.stack([auc for _, auc in ranked], axis=1))
+    if {"mS2", "F1"} & set(metrics):
+        s2, f1 = _threshold_scores(decided_NK, truth_NK > 0, weights)
+        scores |= {"mS2": mean_over_classes(s2), "F1": mean_over_classes(f1)}
+    if "accuracy" in metrics:
+        correct_NK = decided_NK == (truth_NK > 0)
+        correct_N = correct_NK.mean(axis=1) if multilabel else correct_NK.all(axis=1)
+        scores["accuracy"] = weights @ correct_N / weights.sum(axis=1)
+    if "ECE" in metrics:
+        scores["ECE"] = _calibration_error(probabilities, truth_NK, multilabel, weights)
+    return {name: scores[name] for name in metrics}
 
 
 def ranking(scores_N: Floats, truth_N: NDArray[np.int64], weights: Floats) -> tuple[Floats, Floats]:
@@ -80,6 +84,15 @@ def _threshold_scores(
     s2 = np.where(both == 0, 0, _ratio(2 * sensitivity * specificity, both))
     f1 = np.where(positives > 0, _ratio(2 * tp, tp + fp + positives), np.nan)
     return s2, f1
+
+
+def _calibration_error(probabilities: Floats, truth_NK: NDArray[np.int64], multilabel: bool, weights: Floats) -> Floats:
+    """Return the calibration error of the most probable class or, when multi-label, its mean over the classes."""
+    top_N = probabilities.argmax(axis=1)
+    pick = slice(None) if multilabel else (np.arange(len(top_N)), top_N)
+    confidence, hit = probabilities[pick].reshape(len(top_N), -1), truth_NK[pick].reshape(len(top_N), -1)
+    gaps = [_calibration_gap(c, h, weights) for c, h in zip(confidence.T, hit.T, strict=True)]
+    return np.asarray(np.mean(gaps, axis=0) / weights.sum(axis=1))
 
 
 def _calibration_gap(confidence_N: Floats, hit_N: NDArray[np.int64], weights: Floats) -> Floats:

@@ -17,6 +17,11 @@ from fusionbench.errors import UserError
 from fusionbench.types import ModalitySpec
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("FUSIONBENCH_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 def messages(report, severity):
     return [finding.message for finding in report.findings if finding.severity == severity]
 
@@ -76,7 +81,7 @@ def test_a_copy_in_another_split_is_an_error(photos, tmp_path):
         new.write(old.read())
     assert messages(check(photos(), ["photo"]), "error")[1:] == [
         f"1 file is identical in two splits, first '{source}' of case 'c000' (train) and "
-        f"'{copy}' of case 'c012' (test): keep one of them"
+        f"'{copy}' of case 'c012' (test): keep one of them, or let it through with 'data.allow=[copies]'"
     ]
 
 
@@ -170,6 +175,7 @@ def test_cases_without_the_chosen_modalities_can_be_left_out():
         (sound(split=["train"] * 4 + ["valid", "test"]), "unknown split 'valid'; did you mean 'val'"),
         (sound(case_id=list("abcdea")), "case id 'a' is there more than once"),
         (sound(group_id=list("abcdea")), "1 group .* first 'a' in train, test: put all cases of a patient"),
+        (sound(group_id=list("abbbaa")), "2 groups .* first 'a' in train, test; 'b' in train, val: put all"),
         (sound(label=[0, 1, 2, 1, 0, 1]), "case 'c' has a label out of range: possible are 0 to 1"),
         (sound(label=[0, 1, 0.5, 1, 0, 1]), "case 'c' has a label out of range"),
     ],

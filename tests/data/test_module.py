@@ -138,7 +138,8 @@ def copied(folder, tmp_path):
 def test_a_picture_in_two_splits_is_refused_in_training_alone(open_data, copied):
     path = copied / "cases.csv"
     said = f"1 file is identical in two splits, first '{copied}/images/1.png' of case 'c001' (train) and "
-    said += f"'{copied}/images/13.png' of case 'c013' (test): keep one of them"
+    said += f"'{copied}/images/13.png' of case 'c013' (test): keep one of them, "
+    said += "or let it through with 'data.allow=[copies]'"
     with pytest.raises(UserError) as error:
         open_data(path=path)
     assert str(error.value) == said

@@ -1,0 +1,143 @@
+"""A process that runs one config after another; it imports everything once and dies with the process that started it.
+
+Nothing heavy is imported before ``serve`` has set which device and how many threads the process may use.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from threading import Thread
+from typing import TYPE_CHECKING, Literal
+
+from fusionbench.errors import UserError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from fusionbench.ablate.sources import Sources
+    from fusionbench.config import Config
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run to do.
+
+    Attributes:
+        config: The run.
+        tags: Put on the MLflow run if it is a new one.
+    """
+
+    config: Config
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells.
+
+    Attributes:
+        kind: ``say`` is a message on the way; ``finished`` and ``failed`` end an order.
+        text: The message, or why it failed.
+        run_id: The MLflow run of a finished order.
+        fingerprint: Its identity.
+        trace: Where in the code an error came from that is no user's mistake.
+    """
+
+    kind: Literal["say", "finished", "failed"]
+    text: str = ""
+    run_id: str = ""
+    fingerprint: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What of the machine a worker may use.
+
+    Attributes:
+        device: What ``CUDA_VISIBLE_DEVICES`` must be; None leaves it.
+        threads: Torch's threads; None leaves the choice to ``OMP_NUM_THREADS``.
+    """
+
+    device: str | None = None
+    threads: int | None = None
+
+
+class _Lines(io.TextIOBase):
+    """What a worker's libraries print, line by line to the process that started it, so that no bar is torn."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._rest = pipe, ""
+
+    def write(self, text: str) -> int:
+        """Send each line that is whole."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._pipe.send(Report("say", line.rstrip()))
+        return len(text)
+
+
+def serve(pipe: Connection, place: Place) -> None:
+    """Do orders until the pipe closes; at Ctrl-C the run is noted as killed and the process ends."""
+    os.setsid()  # Ctrl-C in the terminal reaches the first process alone, which passes it on once
+    Thread(target=_die_with_parent, daemon=True).start()
+    if place.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place.device
+    sys.stdout = sys.stderr = _Lines(pipe)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        _serve(pipe, place.threads)
+    except (KeyboardInterrupt, EOFError, BrokenPipeError):
+        os._exit(130)  # nothing of it is left to be tidied up
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _serve(pipe: Connection, threads: int | None) -> None:
+    import torch
+
+    from fusionbench.ablate.sources import Sources
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    sources = Sources()
+    while True:
+        order: Order | None = pipe.recv()
+        if order is None:
+            return
+        pipe.send(_done(pipe, order, sources))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _done(pipe: Connection, order: Order, sources: Sources) -> Report:
+    from fusionbench.report.run_report import summarise
+    from fusionbench.run import Session, fit_in
+    from fusionbench.tracking import Store
+
+    def say(text: str) -> None:
+        pipe.send(Report("say", text))
+
+    try:
+        store = Store(order.config.tracking)
+        session = Session(store, summarise, say, resume=True, source=sources, tags=order.tags, told=True)
+        run_id = fit_in(session, order.config)[-1].run_id
+        return Report("finished", run_id=run_id, fingerprint=store.open(run_id).tags()["fusionbench.fingerprint"])
+    except UserError as error:
+        return Report("failed", str(error))
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:300]
+        return Report("failed", f"{type(error).__name__}: {reason}", trace=traceback.format_exc())

@@ -1,0 +1,165 @@
+"""From tracked runs, or from a table of them, to the methods that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from fusionbench.config import flatten
+from fusionbench.errors import UserError, nearest
+from fusionbench.report.methods import Method
+from fusionbench.tracking import Store, TrackedRun
+
+_NOT_THE_METHOD = ("seed", "tracking")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Methods to be compared with each other.
+
+    Attributes:
+        title: What the comparison is called; a table's column, or empty.
+        methods: At least one.
+        unimodals: Names of those that see one modality alone.
+        concat: Name of plain concatenation, if exactly one method is that.
+        notes: What the reader must know of the runs, one sentence each.
+    """
+
+    title: str
+    methods: tuple[Method, ...]
+    unimodals: tuple[str, ...]
+    concat: str | None
+    notes: tuple[str, ...]
+
+    def named(self, names: Iterable[str]) -> list[Method]:
+        """Return these methods."""
+        wanted = set(names)
+        return [method for method in self.methods if method.name in wanted]
+
+    @property
+    def fusions(self) -> list[Method]:
+        """The methods that see more than one modality."""
+        return [method for method in self.methods if method.name not in self.unimodals]
+
+
+def labels(predictions: pd.DataFrame) -> tuple[tuple[str, ...], bool]:
+    """Return the classes in label order, and whether a case can have several."""
+    classes = tuple(name.removeprefix("prob.") for name in predictions.columns if name.startswith("prob."))
+    return classes, "target" not in predictions.columns
+
+
+def from_runs(store: Store, names: Sequence[str]) -> Contest:
+    """Return runs as methods; those whose configs differ only by seed or tracking are one.
+
+    Args:
+        store: Where they are kept.
+        names: Ids, beginnings of ids, or names.
+
+    Raises:
+        UserError: A run is not there or has no predictions, or two have one config and seed.
+    """
+    opened = [store.open(name) for name in names]
+    configs = [yaml.safe_load(run.artifact("config.yaml").read_text("utf-8")) for run in opened]
+    groups: dict[str, list[tuple[int, TrackedRun, dict[str, Any]]]] = {}
+    for run, tree in zip(opened, configs, strict=True):
+        own = {key: value for key, value in tree.items() if key not in _NOT_THE_METHOD}
+        groups.setdefault(yaml.safe_dump(own, sort_keys=True), []).append((int(tree.get("seed", 0)), run, own))
+    for members in groups.values():
+        _check_seeds(members)
+    named = _names([(members[0][1], members[0][2]) for members in groups.values()])
+    return _contest("", {n: [(s, r) for s, r, _ in m] for n, m in zip(named, groups.values(), strict=True)})
+
+
+def from_table(store: Store, name: str) -> list[Contest]:
+    """Return each column of the newest table of this name.
+
+    Raises:
+        UserError: There is no such table, or no run of it has ended well.
+    """
+    records = _records(store, name)
+    contests = []
+    for column in records["column"].unique():
+        own = records[records["column"] == column]
+        done = own[own["status"] == "finished"]
+        runs: dict[str, list[tuple[int, TrackedRun]]] = {}
+        for row, seed, run_id in zip(done["row"], done["seed"], done["run_id"], strict=True):
+            runs.setdefault(row, []).append((int(seed), TrackedRun(store, run_id)))
+        holes = own[own["status"] != "finished"]
+        notes = [f"{r.row} (seed {r.seed}) is left out: {r.reason or r.status}." for r in holes.itertuples(index=False)]
+        if runs:
+            contests.append(_contest(column, runs, notes))
+    if not contests:
+        raise UserError(f"no run of table '{name}' has ended well; run 'fusionbench ablate' again")
+    return contests
+
+
+def _records(store: Store, name: str) -> pd.DataFrame:
+    """Return ``runs.csv`` of the newest table of this name."""
+    by_name: dict[str, str] = {}
+    for table in store.search_all("tags.`fusionbench.level` = 'table'"):
+        by_name.setdefault(table.data.tags.get("fusionbench.table", ""), table.info.run_id)
+    if name not in by_name:
+        raise UserError(f"there is no table '{name}' in '{store.uri}'{nearest(name, by_name)}")
+    path = TrackedRun(store, by_name[name]).artifact("runs.csv")
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+def _contest(title: str, runs: Mapping[str, Sequence[tuple[int, TrackedRun]]], notes: Sequence[str] = ()) -> Contest:
+    """Read the predictions, and what the runs' tags say."""
+    methods = [
+        Method(name, tuple(pd.read_parquet(run.artifact("predictions.parquet")) for _, run in own), _seeds(own))
+        for name, own in runs.items()
+    ]
+    tags = {name: own[0][1].tags() for name, own in runs.items()}
+    fusion = {name: found.get("fusionbench.fusion", "") for name, found in tags.items()}
+    concat = [name for name, kind in fusion.items() if kind == "concat"]
+    alone = tuple(name for name, kind in fusion.items() if kind == "unimodal")
+    told = (*notes, *(note for name, found in tags.items() for note in _tag_notes(name, found)))
+    return Contest(title, tuple(methods), alone, concat[0] if len(concat) == 1 else None, told)
+
+
+def _seeds(own: Sequence[tuple[int, TrackedRun]]) -> tuple[int, ...]:
+    return tuple(seed for seed, _ in own)
+
+
+def _tag_notes(name: str, tags: Mapping[str, str]) -> list[str]:
+    notes = []
+    random, allowed = tags.get("fusionbench.random_weights", "none"), tags.get("fusionbench.allow", "")
+    if random not in ("none", ""):
+        notes.append(f"{name} started from random weights ({random}).")
+    if allowed not in ("none", ""):
+        notes.append(f"{name} was run although the data have findings that were let through ({allowed}).")
+    return notes
+
+
+def _check_seeds(members: Sequence[tuple[int, TrackedRun, Mapping[str, Any]]]) -> None:
+    seen: dict[int, str] = {}
+    for seed, run, _ in members:
+        if seed in seen:
+            raise UserError(
+                f"runs {seen[seed]} and {run.run_id} have the same config and seed {seed}; give one of them"
+            )
+        seen[seed] = run.run_id
+
+
+def _names(members: Sequence[tuple[TrackedRun, Mapping[str, Any]]]) -> list[str]:
+    """Name methods by their strategy and, where that is not enough, by the options in which they differ."""
+    tags = [run.tags() for run, _ in members]
+    plain = [_plain_name(found) for found in tags]
+    trees = [flatten(own) for _, own in members]
+    names = []
+    for i, name in enumerate(plain):
+        rivals = [tree for j, tree in enumerate(trees) if plain[j] == name]
+        keys = [key for key in trees[i] if any(tree.get(key) != trees[i][key] for tree in rivals)]
+        options = ", ".join(f"{key}={trees[i][key]}" for key in keys[:3])
+        names.append(f"{name} ({options})" if options else name)
+    return [n if names.count(n) == 1 else f"{n} {run.run_id[:8]}" for n, (run, _) in zip(names, members, strict=True)]
+
+
+def _plain_name(tags: Mapping[str, str]) -> str:
+    fusion = tags.get("fusionbench.fusion", "run")
+    return f"{tags.get('fusionbench.modalities')} alone" if fusion == "unimodal" else fusion

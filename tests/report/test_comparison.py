@@ -1,0 +1,264 @@
+"""Differences, their errors and their words, against plain loops written from the definitions."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from contestants import contestants, predictions, softmax
+from scipy import stats
+from sklearn.metrics import accuracy_score, average_precision_score
+
+from fusionbench.errors import UserError
+from fusionbench.metrics import HEADLINE
+from fusionbench.report.comparison import Method, compare
+from fusionbench.report.contrast import Contrast, holm
+from fusionbench.report.resampling import seed_weights
+from fusionbench.report.verdicts import judge
+
+ABC = ["a", "b", "c"]
+
+
+def plain_scores(method, weights, metric):
+    """Return each seed's metric of one resample, by scikit-learn."""
+    scores = []
+    for table in method.runs:
+        probabilities, target = table[[f"prob.{c}" for c in ABC]].to_numpy(), table["target"].to_numpy()
+        if metric == "accuracy":
+            scores.append(accuracy_score(target, probabilities.argmax(1), sample_weight=weights))
+        else:
+            by_class = [
+                average_precision_score(target == k, probabilities[:, k], sample_weight=weights)
+                for k in range(3)
+                if weights[target == k].sum() > 0
+            ]
+            scores.append(np.mean(by_class))
+    return np.array(scores)
+
+
+def plain_contrast(first, second, metric, resamples, seed):
+    """Return difference, standard error and degrees of freedom by a loop over resamples."""
+    groups = first.runs[0]["group"].to_numpy()
+    names = sorted(set(groups))
+    counts = np.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
+    shares = {len(m.seeds): seed_weights(m.seeds, resamples, seed) for m in (first, second)}
+    groups_only, both = [], []
+    for r in range(resamples):
+        weights = np.array([counts[r][names.index(group)] for group in groups], dtype=float)
+        a, b = (plain_scores(method, weights, metric) for method in (first, second))
+        groups_only.append(a.mean() - b.mean())
+        both.append(shares[len(a)][r] @ a - shares[len(b)][r] @ b)
+    once = np.ones(len(groups))
+    difference = plain_scores(first, once, metric).mean() - plain_scores(second, once, metric).mean()
+    size = len(names)
+    of_groups, of_both = (np.var(v, ddof=1) * size / (size - 1) for v in (groups_only, both))
+    of_seeds = max(of_both - of_groups, 0)
+    freedom = size - 1
+    seeds = [len(m.seeds) - 1 for m in (first, second) if len(m.seeds) > 1]
+    if seeds:
+        freedom = (of_groups + of_seeds) ** 2 / (of_groups**2 / (size - 1) + of_seeds**2 / min(seeds))
+    return difference, max(np.sqrt(of_both), 1 / (size + 2)), freedom
+
+
+@pytest.mark.parametrize(("metric", "seeds"), [("mAP", (0,)), ("accuracy", (0, 1, 2))])
+def test_against_a_plain_loop(metric, seeds):
+    methods = contestants({"good": 1.5, "poor": 0.8}, seeds=seeds, cases=40, groups=20)
+    difference, error, freedom = plain_contrast(*methods, metric, 100, 7)
+    found = compare(methods, ABC, False, metric=metric, resamples=100, seed=7).pairs[0]
+    assert (found.a, found.b) == ("good", "poor")
+    assert found.difference == pytest.approx(difference)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(difference / error), freedom))
+    half = stats.t.ppf(0.975, freedom) * error
+    assert (found.low, found.high) == pytest.approx((difference - half, difference + half))
+    assert found.detectable == pytest.approx((stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)) * error)
+
+
+def test_seeds_are_paired_where_they_are_the_same():
+    generator = np.random.default_rng(0)
+    target = np.arange(60) % 3
+    noise = generator.normal(size=(60, 3))
+    common = [softmax(quality * np.eye(3)[target] + noise) for quality in (0.3, 1.2, 2.1)]
+    runs = tuple(predictions(p, target, range(60)) for p in common)
+    shifted = tuple(
+        predictions(softmax(np.log(p) + 0.2 * generator.normal(size=p.shape)), target, range(60)) for p in common
+    )
+    same = compare([Method("a", runs, (0, 1, 2)), Method("b", shifted, (0, 1, 2))], ABC, False).pairs[0]
+    other = compare([Method("a", runs, (0, 1, 2)), Method("b", shifted, (5, 6, 7))], ABC, False).pairs[0]
+    assert same.difference == pytest.approx(other.difference)
+    assert same.high - same.low < 0.6 * (other.high - other.low)
+
+
+def test_seed_weights_keep_the_mean_and_the_unbiased_variance():
+    weights = seed_weights((0, 1, 2), 200_000, 0)
+    values = np.array([0.5, 0.7, 0.9])
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    means = weights @ values
+    assert means.mean() == pytest.approx(0.7, abs=1e-3)
+    assert means.var() == pytest.approx(values.var(ddof=1) / 3, rel=0.02)
+    assert (seed_weights((4,), 5, 0) == 1).all()
+
+
+def test_one_seed_has_an_interval_and_says_what_it_leaves_out():
+    comparison = compare(contestants({"a": 1.5, "b": 1.5}), ABC, False)
+    pair = comparison.pairs[0]
+    assert pair.low < pair.difference < pair.high
+    assert comparison.notes == (
+        "One seed of each method: the intervals hold for the trained models, not for training them again.",
+    )
+    assert compare(contestants({"a": 1.5, "b": 1.5}, seeds=(0, 1)), ABC, False).notes == ()
+
+
+@pytest.mark.parametrize("metric", HEADLINE)
+def test_a_perfect_or_equal_score_has_no_interval_of_width_0(metric):
+    target = np.arange(30) % 3
+    perfect = Method("a", (predictions(np.eye(3)[target], target, range(30)),), (0,))
+    comparison = compare([perfect, replace(perfect, name="b")], ABC, False, metric=metric)
+    score, low, high = comparison.scores["a"]
+    assert high - low > 0.05
+    assert low <= score <= high
+    pair = comparison.pairs[0]
+    assert (pair.difference, pair.p, pair.verdict) == (0, 1, "too few cases")
+    assert pair.high == pytest.approx(stats.t.ppf(0.975, 29) / 32)
+
+
+def test_lower_calibration_error_is_better():
+    target = np.arange(300) % 3
+    generator = np.random.default_rng(0)
+    sure = np.where(generator.random(300) < 0.6, target, (target + 1) % 3)
+    far, near = (softmax(scale * np.eye(3)[sure]) for scale in (6.0, 1.1))
+    methods = [Method(name, (predictions(p, target, range(300)),), (0,)) for name, p in (("far", far), ("near", near))]
+    pair = compare(methods, ABC, False, metric="ECE").pairs[0]
+    assert pair.difference > 0.2
+    assert pair.verdict == "worse"
+
+
+def test_words():
+    def word(difference, error, p_holm, metric="mAP"):
+        found = Contrast(difference, error, 1e6)
+        return judge("a", "b", found, p_holm, metric=metric, margin=0.02, level=0.95, family=1).verdict
+
+    assert word(0.1, 0.01, 0.049) == "better"
+    assert word(-0.1, 0.01, 0.049) == "worse"
+    assert word(0.1, 0.01, 0.049, "ECE") == "worse"
+    assert word(0.1, 0.01, 0.0501) == "too few cases"
+    assert word(0.01, 0.005, 0.06) == "tied"
+    assert word(-0.01, 0.005, 0.06) == "tied"
+    assert word(0.011, 0.005, 0.06) == "too few cases"
+    assert word(math.nan, math.nan, 1.0) == "too few cases"
+
+
+def test_p_values_are_adjusted_for_all_pairs():
+    found = [0.001, 0.04, 0.03, 0.5]
+    assert holm(found) == pytest.approx([0.004, 0.09, 0.09, 0.5])
+    assert holm([]) == []
+    methods = contestants({"a": 0.5, "b": 1.1, "c": 2.0})
+    comparison = compare(methods, ABC, False)
+    assert [(pair.a, pair.b) for pair in comparison.pairs] == list(itertools.combinations("abc", 2))
+    assert [pair.p_holm for pair in comparison.pairs] == pytest.approx(holm([pair.p for pair in comparison.pairs]))
+    one = compare(methods, ABC, False, pairs=[("c", "a")])
+    assert one.pairs[0].p_holm == one.pairs[0].p == comparison.pairs[1].p
+    assert one.pairs[0].difference == -comparison.pairs[1].difference
+    assert one.pairs[0].detectable < comparison.pairs[1].detectable
+    assert compare(methods, ABC, False, pairs=[]).scores == comparison.scores
+
+
+def test_sixty_six_pairs_can_still_be_significant():
+    methods = contestants({f"m{number}": 0.2 if number else 4.0 for number in range(12)}, cases=90, groups=45)
+    words = [pair.verdict for pair in compare(methods, ABC, False, resamples=200).pairs]
+    assert words[:11] == ["better"] * 11
+
+
+def test_repeated_cases_of_a_patient_make_nothing_surer():
+    methods = contestants({"a": 1.0, "b": 1.4}, cases=60, groups=60)
+    thrice = []
+    for method in methods:
+        copies = [method.runs[0].assign(case=lambda t, c=c: t["case"] + f"-{c}") for c in range(3)]
+        thrice.append(replace(method, runs=(pd.concat(copies, ignore_index=True),)))
+    once, more = (compare(made, ABC, False).pairs[0] for made in (methods, thrice))
+    assert (more.low, more.high) == pytest.approx((once.low, once.high))
+
+
+def test_the_order_of_rows_seeds_and_other_splits_change_nothing():
+    methods = contestants({"a": 1.0, "b": 1.4}, seeds=(0, 1))
+    changed = []
+    for method in methods:
+        tables = [table.sample(frac=1, random_state=3) for table in method.runs]
+        tables = [pd.concat([table, table.assign(split="val")]) for table in tables]
+        changed.append(replace(method, runs=tuple(tables[::-1]), seeds=method.seeds[::-1]))
+    assert compare(methods, ABC, False) == compare(changed, ABC, False)
+
+
+def test_multilabel():
+    generator = np.random.default_rng(0)
+    target = generator.integers(0, 2, (80, 3))
+    methods = [
+        Method(
+            name,
+            (predictions(1 / (1 + np.exp(-(q * (target - 0.5) + generator.normal(size=(80, 3))))), target, range(80)),),
+            (0,),
+        )
+        for name, q in (("good", 4.0), ("poor", 0.5))
+    ]
+    for metric in ("mAP", "accuracy"):
+        assert compare(methods, ABC, True, metric=metric).pairs[0].verdict == "better"
+    with pytest.raises(UserError, match="are multi-label"):
+        compare(methods, ABC, False)
+
+
+def test_one_patient_and_an_undefined_metric_say_nothing():
+    alone = [replace(m, runs=tuple(t.assign(group="only") for t in m.runs)) for m in contestants({"a": 1.0, "b": 3.0})]
+    comparison = compare(alone, ABC, False)
+    assert comparison.pairs[0].verdict == "too few cases"
+    assert math.isnan(comparison.pairs[0].detectable)
+    assert math.isnan(comparison.scores["a"][1])
+    assert "one group only" in comparison.notes[1]
+    one_class = [replace(m, runs=tuple(t.assign(target=0) for t in m.runs)) for m in contestants({"a": 1.0, "b": 3.0})]
+    comparison = compare(one_class, ABC, False, metric="mAUC")
+    assert (comparison.pairs[0].p_holm, comparison.pairs[0].verdict) == (1, "too few cases")
+    assert "undefined for a, b" in comparison.notes[1]
+
+
+def changed(method, **columns):
+    """Return a method whose first two cases say something else."""
+    table = method.runs[0].copy()
+    for name, value in columns.items():
+        table.loc[:1, name] = value
+    return replace(method, name="b", runs=(table,))
+
+
+def test_methods_must_share_cases_labels_and_groups():
+    first = contestants({"a": 1.0})[0]
+    fewer = replace(first, name="b", runs=(first.runs[0].iloc[4:],))
+    others = {
+        r"not tested on the same cases: 4 cases \(such as 'case0000', 'case0001', 'case0002'\) only in the former, "
+        r"0 cases only in the latter": fewer,
+        r"disagree on the group of 2 cases \(such as 'case0000', 'case0001'\)": changed(first, group="x"),
+        r"'a' and b \(seed 0\) disagree on the label of 1 case \(such as": changed(
+            first, target=[first.runs[0]["target"][0], (first.runs[0]["target"][1] + 1) % 3]
+        ),
+        r"predicts case 'x' twice": changed(first, case="x"),
+        r"2 methods are called 'a'": first,
+        r"one run for each seed": replace(first, name="b", seeds=(0, 1)),
+    }
+    for said, other in others.items():
+        with pytest.raises(UserError, match=said):
+            compare([first, other], ABC, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"metric": "mAPP"}, "did you mean 'mAP'"),
+        ({"margin": -0.1}, "'margin' must be at least 0"),
+        ({"level": 95}, "'level'"),
+        ({"resamples": 10}, "'resamples' must be at least 100"),
+        ({"pairs": [("a", "bb")]}, "no method 'bb' to compare; did you mean 'b'"),
+    ],
+)
+def test_refuses(options, said):
+    with pytest.raises(UserError, match=said):
+        compare(contestants({"a": 1.0, "b": 1.0}), ABC, False, **options)
+    with pytest.raises(UserError, match="no method to compare"):
+        compare([], ABC, False)

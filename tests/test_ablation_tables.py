@@ -1,0 +1,84 @@
+"""Every table in ``experiments/ablations``: configs that are right with no data there, and no name forgotten."""
+
+import pytest
+from program import EXPERIMENTS
+
+from fusionbench import registry
+from fusionbench.ablate.keys import PARAMETERS
+from fusionbench.ablate.table import MEAN, Table, read
+from fusionbench.metrics import HEADLINE
+
+PATHS = sorted((EXPERIMENTS / "ablations").glob("*.yaml"))
+BASELINES = {"unimodal", "concat"}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Read each once; reading checks the config of every row and column, and needs no data."""
+    return {path.stem: read(path, ["data.root=nowhere"]) for path in PATHS}
+
+
+def named(tables, kind, name) -> set[str]:
+    table: Table = tables[name]
+    return {tree[kind]["name"] for tree in table.trees.values()}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PATHS])
+def test_a_table_is_whole(tables, name):
+    table = tables[name]
+    assert {row for row, _ in table.trees} == set(table.rows)
+    assert {column for _, column in table.trees} == set(table.columns)
+    for printed in table.published.values():
+        assert set(printed) <= {*table.columns, *table.means, MEAN}
+    assert set(table.metrics) <= set(HEADLINE)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PATHS])
+def test_published_numbers_stand_where_a_run_does(tables, name):
+    table = tables[name]
+    for row, printed in table.published.items():
+        for column, values in printed.items():
+            assert column in {*table.means, MEAN} or (row, column) in table.trees, (row, column)
+            assert all(0 < value <= 1 for metric, value in values.items() if metric != PARAMETERS)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PATHS])
+def test_every_strategy_has_its_own_modalities_alone(tables, name):
+    table = tables[name]
+    strategies = {cell for cell, tree in table.trees.items() if tree["fusion"]["name"] != "unimodal"}
+    assert set(table.own_unimodals) == strategies
+    for (row, column), alone in table.own_unimodals.items():
+        tree = table.trees[row, column]
+        rivals = [table.trees[name, column] for name in alone]
+        if tree["data"].get("modalities"):
+            assert [m for rival in rivals for m in rival["data"]["modalities"]] == list(tree["data"]["modalities"])
+        if (row, column) in table.own_concat:
+            rivals.append(table.trees[table.own_concat[row, column], column])
+        for rival in rivals:
+            assert rival["adapt"] == tree["adapt"]
+            assert rival["encoder"].items() <= tree["encoder"].items()
+
+
+@pytest.mark.parametrize("name", ["demo_fusion", "demo_views"])
+def test_demo_of_fusion_forgets_no_strategy(tables, name):
+    assert named(tables, "fusion", name) == set(registry.names("fusion")) | BASELINES
+    assert {own for cell, own in tables[name].own_concat.items()} == {"concat"}
+
+
+def test_demo_of_tuning_forgets_no_method(tables):
+    assert named(tables, "adapt", "demo_tuning") == set(registry.names("adapt"))
+    assert not tables["demo_tuning"].own_unimodals
+
+
+def test_table_3_prints_what_the_paper_prints(tables):
+    ours = tables["ei_table3"].published["EI"]
+    assert [ours[f"{data} CLIP"]["mAP"] for data in ("MMC-AMD", "Derm7pt", "MRNet")] == [0.889, 0.721, 0.861]
+    assert ours["MEAN CLIP"] == {"mAP": 0.824, PARAMETERS: 8.9e6}
+    assert ours["MEAN DINOv2"]["mAP"] == 0.841
+
+
+def test_table_8_tunes_the_modalities_alone_as_each_row(tables):
+    table = tables["ei_table8"]
+    names = {row: table.own_unimodals[row, "MMC-AMD CLIP"] for row in ("MoR", "LoRA")}
+    assert names == {"MoR": ("cfp alone", "oct alone"), "LoRA": ("cfp alone with lora", "oct alone with lora")}
+    assert table.own_concat["LoRA", "MMC-AMD CLIP"] == "concat with lora"
