@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
+from benchmarks.integrity import first_check, second_check
 from benchmarks.verdicts import bootstrap
 from fusionbench.adapt.feature_table import FeatureTable, Layout, compute
 from fusionbench.adapt.frozen import Frozen
@@ -122,6 +123,8 @@ def main() -> None:
         ("ViT-S with MoR, forward", "the frozen ViT-S, forward", adapted),
         ("ViT-S with MoR, forward + backward", "the ViT-S trained whole", training),
         ("a verdict's 2,000 resamples of 12 methods", "a loop over scikit-learn", bootstrap),
+        ("integrity gate, 1,000 pictures of 448 px", "decoding each once", first_check),
+        ("integrity gate once more, from its cache", "its first time", second_check),
         ("linear head on stored features, an epoch", "the frozen ViT-S each time", stored_features),
     ]
     for name, baseline, measure in rows:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from fusionbench import __version__
 from fusionbench.errors import UserError
 
-_KINDS = ("fusion", "encoder", "encoders", "adapt", "data", "optimizer", "scheduler")
+_KINDS = ("fusion", "encoder", "encoders", "adapt", "data", "optimizer", "scheduler", "ablation", "ablations")
 _ABLATE = ("--all", "--rows", "--seeds", "--parallel", "--results")
 _TAKE_A_VALUE = ("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", *_ABLATE)
 _ADVICE = {
@@ -90,7 +90,7 @@ def _ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sub.add_argument("--rows", type=_words, default=(), metavar="A,B", help="run only these rows; default: all")
     sub.add_argument("--seeds", type=_numbers, default=(), metavar="0,1", help="run only these seeds; default: all")
     sub.add_argument("--dry-run", action="store_true", help="show each run's state and an estimate of time, and end")
-    sub.add_argument("--parallel", type=int, default=1, metavar="N", help="processes, one a device (default: 1)")
+    sub.add_argument("--parallel", type=int, default=1, metavar="N", help="processes at once, one a GPU (default: 1)")
     sub.add_argument("--results", default="results", metavar="DIR", help="folder of the results (default: %(default)s)")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
@@ -100,7 +100,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in _words(text))
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers such as 0,1, not '{text}'") from None
 
 
 def _test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -141,16 +144,24 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "read a dataset and report what is wrong with it\n\n"
         "Cases for each split and class, missing and unreadable files, cases with no modality, and what lets a model\n"
         "see what it is scored on: groups in two splits, pictures the same or nearly so in two splits, tables\n"
-        "standardised before the split, validation equal to test. Ends with status 1 if there is an error.\n\n"
+        "standardised before the split, validation equal to test. Ends with status 1 if there is an error; leaks that\n"
+        "you know of are let through by data.allow, and tagged as such in every run.\n\n"
         "  fusionbench check --config experiments/ei_mmcamd.yaml\n"
-        "  fusionbench check data.name=mmc_amd data.root=/data/mmc-amd",
+        "  fusionbench check data.name=mmc_amd data.root=/data/mmc-amd 'data.allow=[near_duplicates]'",
     )
     sub.add_argument("--config", metavar="FILE", help="a yaml file with a data node")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
 
 def _list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sub = _add(commands, "list", "name what there is, one line each\n\n  fusionbench list fusion")
+    sub = _add(
+        commands,
+        "list",
+        "name what there is, one line each\n\n"
+        "Components of the package, or the ablation tables in ./experiments/ablations.\n\n"
+        "  fusionbench list fusion\n"
+        "  fusionbench list ablations",
+    )
     sub.add_argument("kind", choices=_KINDS)
 
 
@@ -158,7 +169,9 @@ def _show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     sub = _add(
         commands,
         "show",
-        "print a component's description and options\n\n  fusionbench show fusion early_intervention",
+        "print a component's description and options, or what an ablation table runs\n\n"
+        "  fusionbench show fusion early_intervention\n"
+        "  fusionbench show ablation demo_fusion",
     )
     sub.add_argument("kind", choices=_KINDS)
     sub.add_argument("name")
@@ -170,18 +183,19 @@ def _compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "compare",
         "say which of several runs is better, tied, or not to be told apart\n\n"
         "From their predictions alone, by a paired bootstrap over groups (patients) and seeds and Holm's correction.\n"
-        "Runs that differ only by their seed are one method. With --plan: what difference a test split can show,\n"
-        "before anything trains.\n\n"
+        "Runs that differ only by their seed are one method. Each strategy is also held against its modalities alone\n"
+        "and plain concatenation, in a table against those that are tuned as it is. With --plan: what difference a\n"
+        "test split can show, before anything trains.\n\n"
         "  fusionbench compare RUN RUN RUN --metric mAP\n"
         "  fusionbench compare --table demo_fusion --out results\n"
         "  fusionbench compare --plan --config experiments/demo.yaml\n"
         "  fusionbench compare --plan --cases 79 --groups 60 --classes 4",
     )
     sub.add_argument("runs", nargs="*", metavar="RUN", help="a run's id or name")
-    sub.add_argument("--table", action="append", metavar="NAME", help="all rows of a table of 'fusionbench ablate'")
+    sub.add_argument("--table", action="append", metavar="NAME", help="a table of 'fusionbench ablate'; repeatable")
     sub.add_argument("--metric", default="mAP", metavar="NAME", help="headline metric (default: %(default)s)")
     sub.add_argument(
-        "--margin", type=float, default=0.02, help="differences below do not matter (default: %(default)s)"
+        "--margin", type=float, default=0.02, metavar="M", help="differences below do not matter (default: %(default)s)"
     )
     sub.add_argument("--crosscheck", action="store_true", help="also DeLong's and McNemar's tests")
     sub.add_argument("--diagram", metavar="FILE", help="critical-difference diagram (png) over five or more datasets")
@@ -197,12 +211,12 @@ def _compare_plan(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cases", type=int, metavar="N", help="test cases, instead of a config")
     group.add_argument("--groups", type=int, metavar="G", help="patients among them (default: as many as cases)")
     group.add_argument("--classes", type=int, metavar="K", help="classes, equally frequent (default: 2)")
-    group.add_argument("--methods", type=int, default=2, help="how many will be compared (default: %(default)s)")
-    group.add_argument("--score", type=float, default=0.8, help="AUC and accuracy supposed (default: %(default)s)")
+    group.add_argument("--methods", type=int, default=2, metavar="N", help="methods to compare (default: %(default)s)")
+    group.add_argument("--score", type=float, default=0.8, metavar="S", help="AUC and accuracy (default: %(default)s)")
     group.add_argument(
-        "--correlation", type=float, default=0.5, help="between two methods' scores (default: %(default)s)"
+        "--correlation", type=float, default=0.5, metavar="R", help="of two methods' scores (default: %(default)s)"
     )
-    group.add_argument("--icc", type=float, default=0.1, help="correlation within a patient (default: %(default)s)")
+    group.add_argument("--icc", type=float, default=0.1, metavar="R", help="within a patient (default: %(default)s)")
 
 
 def _ui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -135,6 +136,22 @@ def test_list_has_one_line_for_each_component(kind):
     names = registry.names(kind.removesuffix("s"))
     assert [line.split()[0] for line in done.out.splitlines()] == names
     assert all(len(line.split()) > 3 for line in done.out.splitlines())
+
+
+def test_ablation_tables_are_listed_and_shown_without_torch(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    names = sorted(path.stem for path in Path("experiments/ablations").glob("*.yaml"))
+    assert [line.split()[0] for line in command("list", "ablations").out.splitlines()] == names
+    assert "did you mean 'demo_fusion'" in refused("show", "ablation", "demo_fuson")
+    program = "import sys; from fusionbench.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    shown = subprocess.run(
+        [sys.executable, "-c", program, "show", "ablations", "ei_table6"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines()[-1] == "False"
+    for key in ("columns", "rows", "baselines", "seeds", "runs", "metrics", "margin", "published"):
+        assert f"\n{key} " in shown.stdout
+    monkeypatch.chdir(tmp_path)
+    assert "there is no ablation table in './experiments/ablations'" in refused("list", "ablations")
 
 
 def test_show_prints_the_docstring_and_every_option_with_type_and_default():

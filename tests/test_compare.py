@@ -39,12 +39,15 @@ def folder(tmp_path_factory):
     log(place, "lora-s0", "concat", 0, method.runs[0], adapt="lora", **{"fusionbench.random_weights": "oct"})
     log(place, "elsewhere", "mean", 0, contestants({"x": 1.0}, cases=91)[0].runs[0])
     rows.append(("mean", "first", 0, "", "failed", "out of memory"))
-    parent = place.start("demo", "t", {"fusionbench.table": "demo", "fusionbench.level": "table"})
-    columns = ["row", "column", "seed", "run_id", "status", "reason"]
-    pd.DataFrame(rows, columns=columns).to_csv(parent.folder / "runs.csv", index=False)
+    log_table(place, "demo", pd.DataFrame(rows, columns=["row", "column", "seed", "run_id", "status", "reason"]))
+    return place.folder
+
+
+def log_table(place, name, records):
+    parent = place.start(name, "t", {"fusionbench.table": name, "fusionbench.level": "table"})
+    records.to_csv(parent.folder / "runs.csv", index=False)
     parent.log_artifact(parent.folder / "runs.csv")
     parent.finish("FAILED")
-    return place.folder
 
 
 def test_runs_that_differ_by_seed_are_one_method(folder, tmp_path):
@@ -79,6 +82,32 @@ def test_a_table(folder, tmp_path):
     assert "these tables have 1" in refused(
         "compare", "--table", "demo", "--folder", folder, "--diagram", tmp_path / "x.png"
     )
+
+
+def test_strategies_of_a_table_are_held_against_their_own_baselines(tmp_path):
+    place = store(new_store(tmp_path / "runs"))
+    own = {"EI": ("oct alone", "concat"), "EI lora": ("oct alone with lora", ""), "mean": ("cfp alone", "")}
+    kinds = {"oct alone": "unimodal", "oct alone with lora": "unimodal", "concat": "concat"}
+    kinds |= {"concat with lora": "concat", "EI": "early_intervention", "EI lora": "early_intervention", "mean": "mean"}
+    rows = []
+    for number, method in enumerate(contestants(dict.fromkeys(kinds, 1.0) | {"oct alone": 4.0}, cases=90, groups=45)):
+        run_id = log(place, method.name, kinds[method.name], number, method.runs[0])
+        rows.append((method.name, "first", 0, run_id, "finished", "", *own.get(method.name, ("", ""))))
+    rows.append(("cfp alone", "first", 0, "", "failed", "out of memory", "", ""))
+    columns = ["row", "column", "seed", "run_id", "status", "reason", "unimodals", "concat"]
+    log_table(place, "own", pd.DataFrame(rows, columns=columns))
+    done = command("compare", "--table", "own", "--folder", place.folder)
+    assert done.code == 0, done.err
+    answers = [line for line in done.out.splitlines() if "Did fusion help?" in line]
+    assert answers[0] == "note: Did fusion help? Not answered for mean: cfp alone has no result."
+    assert answers[1].startswith("Did fusion help? EI: worse than its best unimodal (oct alone, mAP -0.")
+    assert "concat (mAP" in answers[1]
+    assert answers[2].startswith("Did fusion help? EI lora: too few cases to tell from")
+    assert "(oct alone with lora, mAP" in answers[2]
+    assert "concat" not in answers[2]
+    assert len(answers) == 3
+    log_table(place, "none", pd.DataFrame(rows, columns=columns).assign(unimodals="", concat=""))
+    assert "Did fusion help" not in command("compare", "--table", "none", "--folder", place.folder).out
 
 
 def test_mistakes(folder, tmp_path):

@@ -51,7 +51,10 @@ MISTAKES = {
     "modality without encoder": (["data.modalities.more={kind: text, column: notes}"], ["'more' has no encoder"]),
     "encoder of another kind": ([f"encoder.notes={CNN}"], ["modality 'notes' is text", "hf_text"]),
     "CNN in EI": ([*EI, f"encoder.photo={CNN}"], ["'timm_cnn' of modality 'photo' cannot take", "timm_vit"]),
-    "prior without stage 1": (["fusion.name=early_intervention"], ["init.stage1=unimodal", "show fusion early_intervention"]),
+    "prior without stage 1": (
+        ["fusion.name=early_intervention"],
+        ["init.stage1=unimodal", "show fusion early_intervention"],
+    ),
     "unknown prior": (["fusion.name=early_intervention", "fusion.prior=photoo"], ["fusion.prior 'photoo'", "'photo'"]),
     "acquire layer": ([*EI, "fusion.acquire_layer=99"], ["fusion.acquire_layer must lie in 1 to", "not 99"]),
     "insert layer": ([*EI, "fusion.insert_layer=99"], ["fusion.insert_layer must lie in 0 to", "not 99"]),

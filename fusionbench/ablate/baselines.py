@@ -44,13 +44,18 @@ def modalities_of(tree: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def alone(tree: Mapping[str, Any], modality: str) -> Node:
-    """Return a config for one modality alone: adapt, encoder and trainer stay, and it starts from no other run."""
+    """Return a config for one modality alone: adapt, encoder and trainer stay, and it starts from no other run.
+
+    It has the fusion options that ``init.overrides`` gives stage 1, so that slices are pooled as they are there.
+    """
     made = dict(tree)
+    options = ((tree.get("init") or {}).get("overrides") or {}).get("fusion") or {}
     encoder, told = dict(tree.get("encoder") or {}), tree["data"].get("modalities")
     if modality in encoder and "name" not in encoder:
         made["encoder"] = {modality: encoder[modality]}
     chosen = {modality: told[modality]} if isinstance(told, Mapping) else [modality]  # a csv's say what each is made of
-    return made | {"fusion": {"name": UNIMODAL}, "data": {**tree["data"], "modalities": chosen}, "init": {}}
+    fusion = {**options, "name": UNIMODAL}
+    return made | {"fusion": fusion, "data": {**tree["data"], "modalities": chosen}, "init": {}}
 
 
 def is_alone(tree: Mapping[str, Any], column: Mapping[str, Any]) -> str | None:

@@ -108,7 +108,7 @@ class Sweep:
 
     def _write(self) -> str:
         """Write the results; run ids and what a clock measured have files of their own. Return the list of runs."""
-        runs_csv = _runs_csv(self.plan.jobs)
+        runs_csv = _runs_csv(self.plan)
         self.files = write(ablation_table(self.plan), self.store, self.results)
         self.files.append(write_bytes(self.results / f"{self.plan.table.name}.runs.csv", runs_csv.encode()))
         return runs_csv
@@ -146,13 +146,16 @@ def _quiet(job: Job) -> Config:
     return dataclasses.replace(job.config, tracking=tracking)
 
 
-def _runs_csv(jobs: Sequence[Job]) -> str:
-    """Return one line a cell, from which every number can be traced to its run."""
+def _runs_csv(plan: Plan) -> str:
+    """Return one line a cell: its run, to which every number can be traced, and the rows that it is held against."""
     text = io.StringIO()
     columns = ("row", "column", "seed", "run_id", "fingerprint", "status", "reason")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([getattr(job.cell(), name) for name in columns] for job in jobs)
+    writer.writerow((*columns, "unimodals", "concat"))
+    for cell in (job.cell() for job in plan.jobs):
+        place = cell.row, cell.column
+        own = "|".join(plan.table.own_unimodals.get(place, ())), plan.table.own_concat.get(place, "")
+        writer.writerow((*(getattr(cell, name) for name in columns), *own))
     return text.getvalue()
 
 

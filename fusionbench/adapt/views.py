@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from fusionbench.adapt.base import Adaptation, adapter_state, load_adapter_state
 from fusionbench.adapt.feature_table import FeatureTable
 from fusionbench.adapt.full import Full
 from fusionbench.encoders.base import Encoder, Tokens
+from fusionbench.encoders.token_batches import join, split, token_shape
 from fusionbench.files import write_bytes
 from fusionbench.layers.per_view import PerView
 from fusionbench.types import ModalitySpec
@@ -134,7 +134,7 @@ class Views(nn.Module):
                 continue
             fresh = {id(inputs[view]): view for view in group}
             tokens = self.encoder(group[0]).embed(torch.cat([inputs[view] for view in fresh.values()]))
-            for part, key in zip(_split(tokens, len(fresh)), fresh, strict=True):
+            for part, key in zip(split(tokens, len(fresh)), fresh, strict=True):
                 done[self.address[group[0]][0], key] = part
             out.update({view: done[self.address[view][0], id(inputs[view])] for view in group})
         return out
@@ -144,16 +144,16 @@ class Views(nn.Module):
         encoder = self.encoder(group[0])
         with encoder.selector.select(tuple(self.address[view][1] for view in group)):
             tokens = encoder.embed(torch.cat([inputs[view] for view in group]))
-        return dict(zip(group, _split(tokens, len(group)), strict=True))
+        return dict(zip(group, split(tokens, len(group)), strict=True))
 
     def encode(self, tokens: Mapping[str, Tokens], start: int = 0, stop: int | None = None) -> dict[str, Tokens]:
         """Run layers ``start`` to ``stop`` (default: the last) of each view, one pass for each backbone and shape."""
         out = {}
-        for group in self._groups(tokens, _token_shape):
-            joined = _join([tokens[view] for view in group])
+        for group in self._groups(tokens, token_shape):
+            joined = join([tokens[view] for view in group])
             views = tuple(self.address[view][1] for view in group)
             encoded = self.encoder(group[0]).encode(joined, start, stop, views)
-            out.update(dict(zip(group, _split(encoded, len(group)), strict=True)))
+            out.update(dict(zip(group, split(encoded, len(group)), strict=True)))
         return out
 
     def features(self, inputs: Mapping[str, Tensor]) -> dict[str, Tokens]:
@@ -222,30 +222,3 @@ class Views(nn.Module):
                 tensors = {k: v.contiguous().cpu() for k, v in state.items()}
                 paths.append(write_bytes(path, save(tensors, metadata={"view": view})))
         return paths
-
-
-def _token_shape(tokens: Tokens) -> Hashable:
-    side = None if tokens.side is None else tuple(tokens.side.shape)
-    return tuple(tokens.values.shape), tokens.values.dtype, tokens.mask is None, tokens.appended, side
-
-
-def _join(parts: Sequence[Tokens]) -> Tokens:
-    if len(parts) == 1:
-        return parts[0]
-    masks = [p.mask for p in parts if p.mask is not None]
-    sides = [p.side for p in parts if p.side is not None]
-    return replace(
-        parts[0],
-        values=torch.cat([p.values for p in parts]),
-        mask=torch.cat(masks) if masks else None,
-        side=torch.cat(sides) if sides else None,
-    )
-
-
-def _split(tokens: Tokens, parts: int) -> list[Tokens]:
-    if parts == 1:
-        return [tokens]
-    masks = tokens.mask.chunk(parts) if tokens.mask is not None else [None] * parts
-    sides = tokens.side.chunk(parts) if tokens.side is not None else [None] * parts
-    chunks = zip(tokens.values.chunk(parts), masks, sides, strict=True)
-    return [replace(tokens, values=v, mask=m, side=s) for v, m, s in chunks]

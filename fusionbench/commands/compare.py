@@ -71,13 +71,11 @@ def _compare(options: argparse.Namespace, contest: Contest) -> Comparison:
 
 def _help(options: argparse.Namespace, contest: Contest) -> list[FusionHelp]:
     """Answer "did fusion help?" where both sides are there."""
-    if not contest.unimodals or not contest.fusions:
+    if not contest.entries:
         return []
     classes, multilabel = labels(contest.methods[0].runs[0])
-    concat = next((method for method in contest.methods if method.name == contest.concat), None)
-    alone = contest.named(contest.unimodals)
     return did_fusion_help(
-        contest.fusions, alone, concat, classes, multilabel, metric=options.metric, margin=options.margin
+        contest.methods, contest.entries, classes, multilabel, metric=options.metric, margin=options.margin
     )
 
 

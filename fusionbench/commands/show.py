@@ -7,13 +7,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from fusionbench import config, registry
+from fusionbench.commands import ablation_tables
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a component's docstring and its options with types and defaults, from its source."""
+    """Print a component's docstring and its options with types and defaults, from its source, or what a table runs."""
     kind = options.kind.removesuffix("s")
-    component = registry.describe(kind, options.name)
     console = Console(highlight=False)
+    if kind == "ablation":
+        ablation_tables.show(options.name, console)
+        return 0
+    component = registry.describe(kind, options.name)
     console.print(f"[bold]{kind} {component.name}[/bold]  ({component.module}.{component.symbol})\n")
     console.print(escape(component.doc) + "\n")
     table = Table("option", "type", "default", box=None, pad_edge=False, header_style="bold")

@@ -10,7 +10,7 @@ from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE
 from fusionbench.report.ablation_results import Results, labels
 from fusionbench.report.ablation_table import AblationTable
-from fusionbench.report.comparison import Comparison, Entry, FusionHelp, Method, compare_draws, fusion_help
+from fusionbench.report.comparison import Comparison, FusionHelp, Method, compare_draws, fusion_help, held_against
 from fusionbench.report.methods import align
 from fusionbench.report.resampling import Draws, resample_each
 
@@ -57,10 +57,12 @@ def judge_column(table: AblationTable, results: Results, column: str, resamples:
         drawn = _draw(table, methods, resamples)
     except UserError as error:
         reason = f"Rows of this column cannot be compared: {error}."
-        alone = (_intervals(_draw(table, [method], resamples)).items() for method in methods)
-        return ColumnVerdicts(dict(itertools.chain.from_iterable(alone)), None, (), reason, reason)
+        each = (_intervals(_draw(table, [method], resamples)).items() for method in methods)
+        return ColumnVerdicts(dict(itertools.chain.from_iterable(each)), None, (), reason, reason)
     draws = drawn[table.metric]
-    entries, unanswered = _entries(table, list(draws.observed), column)
+    alone = {row: names for (row, own), names in table.own_unimodals.items() if own == column}
+    plain = {row: name for (row, own), name in table.own_concat.items() if own == column}
+    entries, unanswered = held_against(alone, plain, draws.observed)
     return ColumnVerdicts(
         _intervals(drawn),
         compare_draws(draws, table.metric, margin=table.margin),
@@ -78,29 +80,3 @@ def _draw(table: AblationTable, methods: Sequence[Method], resamples: int) -> di
 def _intervals(drawn: Mapping[str, Draws]) -> dict[tuple[str, str], Interval]:
     """Return the interval of every row and metric."""
     return {(row, m): draws.score(row, LEVEL)[1:] for m, draws in drawn.items() for row in draws.observed}
-
-
-def _entries(table: AblationTable, there: Sequence[str], column: str) -> tuple[list[Entry], str]:
-    """Return the strategies that can be held against their modalities alone, and why others cannot."""
-    entries = []
-    open_: dict[tuple[str, ...], list[str]] = {}
-    strategies = [row for row in there if (row, column) in table.own_unimodals]
-    for row in strategies:
-        alone, concat = table.own_unimodals[row, column], table.own_concat.get((row, column))
-        lost = tuple(name for name in alone if name not in there)
-        if lost or not alone:
-            open_.setdefault(lost, []).append(row)
-        else:
-            entries.append(Entry(row, alone, concat if concat in there else None))
-    if not strategies:
-        return [], "Not answered: no strategy has a result."
-    named = bool(entries) or len(open_) > 1
-    return entries, " ".join(_open_question(lost, rows, named) for lost, rows in open_.items())
-
-
-def _open_question(lost: Sequence[str], rows: Sequence[str], named: bool) -> str:
-    """Return why strategies cannot be held against their modalities alone; names them where others can."""
-    who = f"Not answered for {' and '.join(rows)}" if named else "Not answered"
-    if not lost:
-        return f"{who}: no row has one modality alone with {'their' if len(rows) > 1 else 'its'} tuning and encoders."
-    return f"{who}: {' and '.join(lost)} {'has' if len(lost) == 1 else 'have'} no result."

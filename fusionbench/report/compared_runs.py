@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ import yaml
 
 from fusionbench.config import flatten
 from fusionbench.errors import UserError, nearest
+from fusionbench.report.fusion_help import Entry, held_against
 from fusionbench.report.methods import Method
 from fusionbench.tracking import Store, TrackedRun
 
@@ -24,26 +25,14 @@ class Contest:
     Attributes:
         title: What the comparison is called; a table's column, or empty.
         methods: At least one.
-        unimodals: Names of those that see one modality alone.
-        concat: Name of plain concatenation, if exactly one method is that.
+        entries: The strategies that can be held against their modalities alone; empty where none can.
         notes: What the reader must know of the runs, one sentence each.
     """
 
     title: str
     methods: tuple[Method, ...]
-    unimodals: tuple[str, ...]
-    concat: str | None
+    entries: tuple[Entry, ...]
     notes: tuple[str, ...]
-
-    def named(self, names: Iterable[str]) -> list[Method]:
-        """Return these methods."""
-        wanted = set(names)
-        return [method for method in self.methods if method.name in wanted]
-
-    @property
-    def fusions(self) -> list[Method]:
-        """The methods that see more than one modality."""
-        return [method for method in self.methods if method.name not in self.unimodals]
 
 
 def labels(predictions: pd.DataFrame) -> tuple[tuple[str, ...], bool]:
@@ -91,10 +80,27 @@ def from_table(store: Store, name: str) -> list[Contest]:
         holes = own[own["status"] != "finished"]
         notes = [f"{r.row} (seed {r.seed}) is left out: {r.reason or r.status}." for r in holes.itertuples(index=False)]
         if runs:
-            contests.append(_contest(column, runs, notes))
+            contests.append(_with_own(_contest(column, runs, notes), own))
     if not contests:
         raise UserError(f"no run of table '{name}' has ended well; run 'fusionbench ablate' again")
     return contests
+
+
+def _with_own(contest: Contest, records: pd.DataFrame) -> Contest:
+    """Hold each strategy against its own baselines, which the table's records name unless they are of an old version.
+
+    Only so is a strategy that is tuned otherwise held against modalities and a concatenation that are tuned as it is.
+    """
+    if not {"unimodals", "concat"} <= set(records.columns):
+        return contest
+    rows = records["row"]
+    unimodals = {row: names.split("|") for row, names in zip(rows, records["unimodals"], strict=True) if names}
+    if not unimodals:
+        return replace(contest, entries=())
+    concat = {row: name for row, name in zip(rows, records["concat"], strict=True) if name}
+    entries, unanswered = held_against(unimodals, concat, [method.name for method in contest.methods])
+    notes = (*contest.notes, *([f"Did fusion help? {unanswered}"] if unanswered else []))
+    return replace(contest, entries=tuple(entries), notes=notes)
 
 
 def _records(store: Store, name: str) -> pd.DataFrame:
@@ -116,10 +122,17 @@ def _contest(title: str, runs: Mapping[str, Sequence[tuple[int, TrackedRun]]], n
     ]
     tags = {name: own[0][1].tags() for name, own in runs.items()}
     fusion = {name: found.get("fusionbench.fusion", "") for name, found in tags.items()}
-    concat = [name for name, kind in fusion.items() if kind == "concat"]
-    alone = tuple(name for name, kind in fusion.items() if kind == "unimodal")
     told = (*notes, *(note for name, found in tags.items() for note in _tag_notes(name, found)))
-    return Contest(title, tuple(methods), alone, concat[0] if len(concat) == 1 else None, told)
+    return Contest(title, tuple(methods), _entries(fusion), told)
+
+
+def _entries(fusion: Mapping[str, str]) -> tuple[Entry, ...]:
+    """Hold every strategy against all that is one modality alone, and against concatenation if one method is that."""
+    alone = tuple(name for name, kind in fusion.items() if kind == "unimodal")
+    plain = [name for name, kind in fusion.items() if kind == "concat"]
+    concat = plain[0] if len(plain) == 1 else None
+    strategies = [name for name in fusion if name not in alone] if alone else []
+    return tuple(Entry(name, alone, None if name == concat else concat) for name in strategies)
 
 
 def _seeds(own: Sequence[tuple[int, TrackedRun]]) -> tuple[int, ...]:

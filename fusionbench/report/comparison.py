@@ -15,7 +15,7 @@ import numpy as np
 
 from fusionbench.errors import UserError, nearest
 from fusionbench.report.contrast import contrast, holm
-from fusionbench.report.fusion_help import Entry, FusionHelp, did_fusion_help, fusion_help
+from fusionbench.report.fusion_help import Entry, FusionHelp, did_fusion_help, fusion_help, held_against
 from fusionbench.report.methods import Method, align
 from fusionbench.report.resampling import Draws, resample
 from fusionbench.report.verdicts import Pair, Verdict, check_options, judge
@@ -31,6 +31,7 @@ __all__ = [
     "compare_draws",
     "did_fusion_help",
     "fusion_help",
+    "held_against",
 ]
 
 

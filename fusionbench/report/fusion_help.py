@@ -9,7 +9,7 @@ margin. The strategies' p-values are adjusted by Holm's method.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fusionbench.errors import UserError
@@ -59,10 +59,43 @@ class FusionHelp:
         return f"{text}; {_words(self.concat, 'concat', self.metric)}." if self.concat else f"{text}."
 
 
+def held_against(
+    unimodals: Mapping[str, Sequence[str]], concat: Mapping[str, str], there: Collection[str]
+) -> tuple[list[Entry], str]:
+    """Return the strategies that can be held against their modalities alone, and why others cannot, or an empty text.
+
+    Args:
+        unimodals: The names of each strategy's modalities alone; what is no key is no strategy.
+        concat: The name of each strategy's plain concatenation, where it has one.
+        there: The names of what has a result, in the order of the answers.
+    """
+    entries = []
+    open_: dict[tuple[str, ...], list[str]] = {}
+    strategies = [name for name in there if name in unimodals]
+    for strategy in strategies:
+        alone, plain = tuple(unimodals[strategy]), concat.get(strategy)
+        lost = tuple(name for name in alone if name not in there)
+        if lost or not alone:
+            open_.setdefault(lost, []).append(strategy)
+        else:
+            entries.append(Entry(strategy, alone, plain if plain in there else None))
+    if not strategies:
+        return [], "Not answered: no strategy has a result."
+    named = bool(entries) or len(open_) > 1
+    return entries, " ".join(_open_question(lost, rows, named) for lost, rows in open_.items())
+
+
+def _open_question(lost: Sequence[str], rows: Sequence[str], named: bool) -> str:
+    """Return why strategies cannot be held against their modalities alone; names them where others can."""
+    who = f"Not answered for {' and '.join(rows)}" if named else "Not answered"
+    if not lost:
+        return f"{who}: no row has one modality alone with {'their' if len(rows) > 1 else 'its'} tuning and encoders."
+    return f"{who}: {' and '.join(lost)} {'has' if len(lost) == 1 else 'have'} no result."
+
+
 def did_fusion_help(
-    strategies: Sequence[Method],
-    unimodals: Sequence[Method],
-    concat: Method | None,
+    methods: Sequence[Method],
+    entries: Sequence[Entry],
     classes: Sequence[str],
     multilabel: bool,
     *,
@@ -72,12 +105,11 @@ def did_fusion_help(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[FusionHelp]:
-    """Compare each strategy with every unimodal and with concat.
+    """Compare each strategy with its own unimodals and its own concat.
 
     Args:
-        strategies: What may have helped; concat may be among them.
-        unimodals: Each modality alone, at least one.
-        concat: Plain concatenation, if there is such a row.
+        methods: All that the entries name, and others if need be.
+        entries: The strategies that may have helped, each with what it is held against.
         classes: K names in label order.
         multilabel: Whether a case can have several classes.
         metric: A headline metric.
@@ -87,15 +119,14 @@ def did_fusion_help(
         seed: Of the draws.
 
     Raises:
-        UserError: There is no unimodal, or methods differ in cases or labels, or a name or number is impossible.
+        UserError: A strategy has no unimodal, methods differ in cases or labels, or a name or number is impossible.
     """
     check_options(metric, margin, level, resamples)
-    if not unimodals:
+    if not all(entry.unimodals for entry in entries):
         raise UserError("whether fusion helped needs each modality alone beside it; add the unimodal rows")
-    methods = {method.name: method for method in (*strategies, *unimodals, *([concat] if concat else []))}
-    draws = resample(align(list(methods.values()), classes, multilabel), metric, resamples=resamples, seed=seed)
-    alone, plain = tuple(method.name for method in unimodals), concat.name if concat else None
-    entries = [Entry(s.name, alone, None if s.name == plain else plain) for s in strategies]
+    named = {name for e in entries for name in (e.strategy, *e.unimodals, e.concat)}
+    asked = [method for method in methods if method.name in named]
+    draws = resample(align(asked, classes, multilabel), metric, resamples=resamples, seed=seed)
     return fusion_help(draws, entries, metric, margin=margin, level=level)
 
 

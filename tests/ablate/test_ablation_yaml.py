@@ -53,6 +53,18 @@ def test_another_tuning_or_encoder_has_baselines_of_its_own_once(tmp_path):
     assert made.trees["concat with EI big", "csv"]["encoder"]["model"] == "test_vit2"
 
 
+def test_a_modality_alone_pools_slices_as_stage_1_does(tmp_path):
+    overrides = {"fusion": {"slice_pool": "max"}, "trainer": {"max_epochs": 3}}
+    made = table(tmp_path, {"EI": {"init": {"overrides": overrides}}, "EI LoRA": LORA | {"init": {"stage1": "none"}}})
+    assert made.trees["oct alone", "csv"]["fusion"] == {"name": "unimodal"}, "the column's own sets no overrides"
+    column = {"here": {"init": {"overrides": overrides}}}
+    made = table(tmp_path, {"EI": {}, "EI LoRA": LORA | {"init": {"stage1": "none"}}}, columns=column)
+    for row in ("oct alone", "oct alone with lora"):
+        tree = made.trees[row, "here"]
+        assert (tree["fusion"], tree["init"]) == ({"name": "unimodal", "slice_pool": "max"}, {})
+        assert "max_epochs" not in tree.get("trainer", {})
+
+
 def test_two_options_of_one_tuning_are_told_apart_by_their_rows(tmp_path):
     made = table(tmp_path, {"EI": {}, "no bypass": {"adapt": {"bypass": False}}})
     assert own(made, "no bypass") == (("cfp alone with no bypass", "oct alone with no bypass"), "concat with no bypass")

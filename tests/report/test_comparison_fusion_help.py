@@ -6,7 +6,7 @@ import pytest
 from contestants import contestants
 
 from fusionbench.errors import UserError
-from fusionbench.report.comparison import compare, did_fusion_help
+from fusionbench.report.comparison import Entry, compare, did_fusion_help, held_against
 from fusionbench.report.contrast import Contrast, contrast
 from fusionbench.report.fusion_help import _Rule
 from fusionbench.report.methods import align
@@ -59,7 +59,9 @@ def test_strategies_share_the_error():
 
 def test_end_to_end():
     fusion, concat, oct_, cfp = contestants({"EI": 3.0, "concat": 0.6, "oct": 0.5, "cfp": 0.2}, cases=150, groups=75)
-    first, second = did_fusion_help([fusion, concat], [oct_, cfp], concat, ABC, False)
+    alone = ("oct", "cfp")
+    entries = [Entry("EI", alone, "concat"), Entry("concat", alone, None)]
+    first, second = did_fusion_help([fusion, concat, oct_, cfp], entries, ABC, False)
     assert (first.strategy, first.unimodal.verdict, first.concat.verdict) == ("EI", "better", "better")
     assert second.concat is None
     direct = compare([fusion, concat, oct_, cfp], ABC, False, pairs=[("EI", first.unimodal.b)]).pairs[0]
@@ -69,7 +71,7 @@ def test_end_to_end():
     assert first.sentence == f"EI: better than its best unimodal {against}; better than concat {plain}."
     assert "too few cases to tell from its best unimodal (oct" in second.sentence
     assert "could show 0." in second.sentence
-    assert did_fusion_help([fusion], [oct_], None, ABC, False)[0].concat is None
+    assert did_fusion_help([fusion, oct_], [Entry("EI", ("oct",), None)], ABC, False)[0].concat is None
 
 
 def test_a_true_tie_with_the_best_of_several_is_not_called_better():
@@ -84,4 +86,16 @@ def test_a_true_tie_with_the_best_of_several_is_not_called_better():
 
 def test_without_unimodals():
     with pytest.raises(UserError, match="add the unimodal rows"):
-        did_fusion_help(contestants({"a": 1.0}), [], None, ABC, False)
+        did_fusion_help(contestants({"a": 1.0}), [Entry("a", (), None)], ABC, False)
+
+
+def test_a_strategy_whose_baselines_have_no_result_is_told():
+    unimodals = {"EI": ["oct", "cfp"], "tuned": ["oct tuned"], "lost": ["oct"], "bare": []}
+    there = ["oct", "oct tuned", "EI", "tuned", "bare"]
+    entries, reason = held_against(unimodals, {"tuned": "concat tuned", "EI": "concat"}, there)
+    assert entries == [Entry("tuned", ("oct tuned",), None)]
+    assert reason == (
+        "Not answered for EI: cfp has no result. "
+        "Not answered for bare: no row has one modality alone with its tuning and encoders."
+    )
+    assert held_against(unimodals, {}, ["oct"]) == ([], "Not answered: no strategy has a result.")
