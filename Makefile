@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PARALLEL ?= 1
 .DEFAULT_GOAL := help
 .PHONY: help install assets demo test test-slow lint type format bench ablations ui clean
 
@@ -45,8 +46,8 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Measure speed, as ratios against a stated baseline in the same run
 	$(BIN)/python -m benchmarks
 
-ablations: assets ## Every table in experiments/ablations whose data are there; what is skipped and why
-	$(BIN)/fusionbench ablate --all experiments/ablations
+ablations: assets ## Every table in experiments/ablations whose data are there; PARALLEL=2: two processes
+	$(BIN)/fusionbench ablate --all experiments/ablations --parallel $(PARALLEL)
 
 ui: $(READY) ## The MLflow UI over ./runs on 127.0.0.1
 	$(BIN)/fusionbench ui

@@ -90,13 +90,16 @@ def _ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sub.add_argument("--rows", type=_words, default=(), metavar="A,B", help="run only these rows; default: all")
     sub.add_argument("--seeds", type=_numbers, default=(), metavar="0,1", help="run only these seeds; default: all")
     sub.add_argument("--dry-run", action="store_true", help="show each run's state and an estimate of time, and end")
-    sub.add_argument("--parallel", type=int, default=1, metavar="N", help="processes at once, one a GPU (default: 1)")
+    sub.add_argument("--parallel", type=_whole, default=1, metavar="N", help="processes at once, one a GPU (default: 1)")
     sub.add_argument("--results", default="results", metavar="DIR", help="folder of the results (default: %(default)s)")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise argparse.ArgumentTypeError(f"must be names or numbers with commas between them, not '{text}'")
+    return words
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -104,6 +107,20 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in _words(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be whole numbers such as 0,1, not '{text}'") from None
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not '{text}'") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number such as 0.5, not '{text}'") from None
 
 
 def _test(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -193,9 +210,9 @@ def _compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     sub.add_argument("runs", nargs="*", metavar="RUN", help="a run's id or name")
     sub.add_argument("--table", action="append", metavar="NAME", help="a table of 'fusionbench ablate'; repeatable")
-    sub.add_argument("--metric", default="mAP", metavar="NAME", help="headline metric (default: %(default)s)")
+    sub.add_argument("--metric", metavar="NAME", help="headline metric (default: the table's, or mAP)")
     sub.add_argument(
-        "--margin", type=float, default=0.02, metavar="M", help="differences below do not matter (default: %(default)s)"
+        "--margin", type=_number, metavar="M", help="differences below do not matter (default: the table's, or 0.02)"
     )
     sub.add_argument("--crosscheck", action="store_true", help="also DeLong's and McNemar's tests")
     sub.add_argument("--diagram", metavar="FILE", help="critical-difference diagram (png) over five or more datasets")
@@ -208,20 +225,20 @@ def _compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _compare_plan(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--plan", action="store_true", help="say what difference a test split can show")
     group.add_argument("--config", metavar="FILE", help="count this config's test split; takes key=value overrides")
-    group.add_argument("--cases", type=int, metavar="N", help="test cases, instead of a config")
-    group.add_argument("--groups", type=int, metavar="G", help="patients among them (default: as many as cases)")
-    group.add_argument("--classes", type=int, metavar="K", help="classes, equally frequent (default: 2)")
-    group.add_argument("--methods", type=int, default=2, metavar="N", help="methods to compare (default: %(default)s)")
-    group.add_argument("--score", type=float, default=0.8, metavar="S", help="AUC and accuracy (default: %(default)s)")
+    group.add_argument("--cases", type=_whole, metavar="N", help="test cases, instead of a config")
+    group.add_argument("--groups", type=_whole, metavar="G", help="patients among them (default: as many as cases)")
+    group.add_argument("--classes", type=_whole, metavar="K", help="classes, equally frequent (default: 2)")
+    group.add_argument("--methods", type=_whole, default=2, metavar="N", help="methods to compare (default: %(default)s)")
+    group.add_argument("--score", type=_number, default=0.8, metavar="S", help="AUC and accuracy (default: %(default)s)")
     group.add_argument(
-        "--correlation", type=float, default=0.5, metavar="R", help="of two methods' scores (default: %(default)s)"
+        "--correlation", type=_number, default=0.5, metavar="R", help="of two methods' scores (default: %(default)s)"
     )
-    group.add_argument("--icc", type=float, default=0.1, metavar="R", help="within a patient (default: %(default)s)")
+    group.add_argument("--icc", type=_number, default=0.1, metavar="R", help="within a patient (default: %(default)s)")
 
 
 def _ui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sub = _add(commands, "ui", "open the MLflow UI over the runs, on 127.0.0.1 only\n\n  fusionbench ui --port 5000")
-    sub.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: %(default)s)")
+    sub.add_argument("--port", type=_whole, default=5000, help="port on 127.0.0.1 (default: %(default)s)")
     sub.add_argument("--folder", default="runs", metavar="DIR", help="folder of the local store (default: %(default)s)")
 
 

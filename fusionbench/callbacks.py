@@ -1,13 +1,10 @@
-"""What happens around training: stored features, costs, flushing to the tracker, reproducible epochs, stopping."""
+"""What happens around training and enters its result: stored features, reproducible epochs, stopping."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import lightning as L
-import psutil
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -16,6 +13,7 @@ from fusionbench.adapt import feature_store
 from fusionbench.adapt.feature_table import MOST_BYTES, FeatureTable, TooLarge
 from fusionbench.adapt.views import Views
 from fusionbench.data.module import FusionData
+from fusionbench.encoders.base import Encoder
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
 
@@ -51,8 +49,9 @@ class StopAgain(L.Callback):
 class StoredFeatures(L.Callback):
     """Lets frozen backbones read their features from the store in the tracking folder, which it fills first.
 
-    Tags the run ``fusionbench.features``: ``stored`` if training reads every modality's, ``live`` if none's, else
-    ``partly`` (augmented pictures never come again and are encoded as they come); epoch seconds must be read by it.
+    Tags the run ``fusionbench.features``: ``stored`` if training reads those of every view, ``live`` if of none, else
+    ``partly``; epoch seconds must be read by it. Augmented pictures never come again and are encoded as they come, as
+    are views into which a strategy puts tokens of its own.
 
     Args:
         run: Has the tracking folder and takes the tag.
@@ -67,23 +66,22 @@ class StoredFeatures(L.Callback):
         self._done = False
 
     def on_fit_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Give every frozen view its table, once for fit and test; the network is on its device by now."""
+        """Give a table to every frozen view that reads one, once for fit and test; the network is on its device."""
         if self._done:
             return
         assert isinstance(task, FusionTask)
-        self._done, trains, views = True, set(), task.strategy.views
-        frozen = [view for view in views.address if views.is_frozen(view)]
-        if frozen and trainer.world_size > 1:
+        self._done, views = True, task.strategy.views
+        wanted = [view for view in task.strategy.feature_views if views.is_frozen(view)]
+        if wanted and trainer.world_size > 1:
             self.say("note: features are not stored, since the run is on several devices")
-            frozen = []
-        for view, (key, _) in views.address.items():
-            part = feature_store.Part(self.source, view.rsplit("/", 1)[-1])
-            table = self._open(trainer, views, view, part) if view in frozen else None
-            self._opened[key, part.name] = table
-            trains.add(table is not None and part.trains)
+            wanted = []
+        parts = {view: feature_store.Part(self.source, view.rsplit("/", 1)[-1]) for view in views.address}
+        for view in wanted:
+            table = self._open(trainer, views, view, parts[view])
             if table is not None:
                 views.tables[view] = table
-        tag = "live" if True not in trains else "partly" if False in trains else "stored"
+        reads = {view in views.tables and part.trains for view, part in parts.items()}
+        tag = "live" if True not in reads else "partly" if False in reads else "stored"
         self.run.tag({"fusionbench.features": tag})
 
     def on_predict_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
@@ -92,11 +90,16 @@ class StoredFeatures(L.Callback):
 
     def _open(self, trainer: L.Trainer, views: Views, view: str, part: feature_store.Part) -> FeatureTable | None:
         """Return a view's table, None if there is nothing to store or too much; views of one backbone share it."""
-        key, encoder = views.address[view][0], views.encoder(view)
-        if (key, part.name) in self._opened or not len(part.rows):
-            return self._opened.get((key, part.name))
+        place = views.address[view][0], part.name
+        if place not in self._opened:
+            self._opened[place] = self._made(trainer, place[0], views.encoder(view), part) if len(part.rows) else None
+        return self._opened[place]
+
+    def _made(self, trainer: L.Trainer, key: str, encoder: Encoder, part: feature_store.Part) -> FeatureTable | None:
+        """Read or fill a table, and say which."""
+        module = type(encoder).__module__
         setting = feature_store.Setting(
-            provenance.source_digest([*_FEATURE_CODE, type(encoder).__module__], _FOLLOWED),
+            provenance.source_digest([*_FEATURE_CODE, module], {*_FOLLOWED, _package(module)}),
             str(trainer.precision),
             lambda batch: trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch)),
             trainer.precision_plugin.forward_context,
@@ -112,59 +115,7 @@ class StoredFeatures(L.Callback):
         return table
 
 
-class Costs(L.Callback):
-    """Logs what an epoch costs, and the rate, then flushes, before the epoch's checkpoint is written.
-
-    ``cost/epoch_seconds`` is training alone, validation taken off. ``cost/peak_memory_GB`` is the run's own: on a GPU
-    the most that was allocated since training began; else the most main memory that the process held at the end of a
-    forward pass or a step, libraries and whatever an earlier run left behind included. Memory that is given back
-    between these two points goes unseen.
-    """
-
-    def __init__(self, run: TrackedRun) -> None:
-        self.run = run
-        self._start = 0.0
-        self._paused = 0.0
-        self._peak = 0.0
-
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Forget the memory of runs before this one."""
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-
-    def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Start the clock."""
-        self._start = time.monotonic()
-
-    def on_validation_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Stop the clock."""
-        self._paused = time.monotonic()
-
-    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Let it go on."""
-        self._start += time.monotonic() - self._paused
-
-    def on_before_backward(self, trainer: L.Trainer, task: L.LightningModule, loss: torch.Tensor) -> None:
-        """Watch the memory where activations are largest."""
-        self._peak = max(self._peak, memory_gb())
-
-    def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:  # noqa: ANN401
-        """Log the learning rate as often as the losses, and watch the memory."""
-        self._peak = max(self._peak, memory_gb())
-        if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.is_global_zero:  # type: ignore[attr-defined]
-            self.run.log_metrics({"train/lr": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Log seconds and peak memory, and write everything out."""
-        if not trainer.is_global_zero:
-            return
-        values = {"cost/epoch_seconds": time.monotonic() - self._start, "cost/peak_memory_GB": self._peak}
-        self.run.log_metrics({**values, "epoch": trainer.current_epoch}, trainer.global_step)
-        self.run.flush()
-
-
-def memory_gb() -> float:
-    """Return memory in 1e9 bytes: the GPU's peak if there is one, else what this process holds now."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated() / 1e9)
-    return float(psutil.Process().memory_info().rss / 1e9)
+def _package(module: str) -> str:
+    """Return the package whose modules are part of an encoder: a plugin's own, or ours."""
+    package = module.partition(".")[0]
+    return "fusionbench.encoders" if package == "fusionbench" else package

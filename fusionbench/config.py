@@ -63,7 +63,7 @@ class Config:
         """Return what a tracker may hold: the same without the password that a server's address may carry."""
         values = self.to_dict()
         uri = self.tracking.uri
-        values["tracking"]["uri"] = re.sub(r"//[^/@]*@", "//", uri) if uri else uri
+        values["tracking"]["uri"] = without_password(uri) if uri else uri
         return values
 
 
@@ -75,6 +75,11 @@ SECTIONS: dict[str, type] = {
     "init": InitOptions,
 }
 TOP_LEVEL = ("extends", *(f.name for f in dataclasses.fields(Config)))
+
+
+def without_password(text: str) -> str:
+    """Return a text with the name and password left out that an address such as ``https://me:secret@host`` carries."""
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -263,7 +268,8 @@ def _typed(where: str, annotation: str, value: object) -> Any:  # noqa: ANN401 -
     try:
         checked = adapter.validate_python(value)
     except ValidationError:
-        raise UserError(f"'{where}' must be {annotation}, not {value!r}") from None
+        hint = f"; write {where}=[{value}]" if isinstance(value, str) and "Sequence[str]" in annotation else ""
+        raise UserError(f"'{where}' must be {annotation}, not {value!r}{hint}") from None
     if where in _LEAST and checked is not None and checked < _LEAST[where]:
         raise UserError(f"'{where}' must be at least {_LEAST[where]}, not {checked}")
     return checked

@@ -101,7 +101,7 @@ def _stage_one(session: Session, config: Config, modality: str) -> UnimodalState
     own = stage_one_config(config, modality)
     source = session.source(own)
     run_id = fingerprint(own, source, {})
-    found = session.store.find_finished(run_id)
+    found = session.store.find_finished(run_id, needed(own))
     if found is not None:
         try:
             state = unimodal_state(found, modality)
@@ -142,6 +142,12 @@ def stage_one_config(config: Config, modality: str) -> Config:
     return made
 
 
+def needed(config: Config) -> tuple[str, ...]:
+    """Return the artifacts without which a finished run is of no use: predictions, and what stage 2 starts from."""
+    model = ("model/model.safetensors",) if config.fusion["name"] == "unimodal" else ()
+    return ("predictions.parquet", *model)
+
+
 def unimodal_state(run: TrackedRun, modality: str) -> UnimodalState:
     """Read what a stage-1 run hands on.
 
@@ -164,7 +170,7 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
     run_id = fingerprint(config, source, states)
     run = session.store.find_unfinished(run_id) if session.resume else None
     if run is None and session.resume:
-        finished = session.store.find_finished(run_id)
+        finished = session.store.find_finished(run_id, needed(config))
         if finished is not None:
             session.say(f"run {finished.run_id} has ended already")
             return read_result(finished, reused=True)

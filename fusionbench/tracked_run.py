@@ -155,6 +155,18 @@ class TrackedRun:
         except (MlflowException, OSError):
             raise UserError(f"run {self.run_id} has no artifact '{path}': it did not end well; fit it again") from None
 
+    def has(self, path: str) -> bool:
+        """Say whether an artifact is there, in the working folder or in the store."""
+        from mlflow.exceptions import MlflowException
+
+        if (self.folder / path).exists() and self.phase == "done":
+            return True
+        try:
+            listed = self.store.client.list_artifacts(self.run_id, path.rpartition("/")[0] or None)
+        except (MlflowException, OSError):
+            return False
+        return any(item.path == path for item in listed)
+
     def metrics(self) -> dict[str, float]:
         """Return the last value of every metric."""
         return dict(self.store.client.get_run(self.run_id).data.metrics)

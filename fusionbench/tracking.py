@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,16 @@ class Store:
         run.set_phase("fit", fingerprint=fingerprint)
         return run
 
-    def find_finished(self, fingerprint: str) -> TrackedRun | None:
-        """Return the newest run with this fingerprint that ended well, in whatever experiment, if there is one."""
+    def find_finished(self, fingerprint: str, artifacts: Sequence[str] = ()) -> TrackedRun | None:
+        """Return the newest run with this fingerprint that ended well, in whatever experiment, if there is one.
+
+        Args:
+            fingerprint: The identity.
+            artifacts: What it must still have.
+        """
         found = self._search(f"tags.`fusionbench.fingerprint` = '{fingerprint}' and attributes.status = 'FINISHED'")
-        return TrackedRun(self, found[0].info.run_id) if found else None
+        runs = (TrackedRun(self, run.info.run_id) for run in found)
+        return next((run for run in runs if all(map(run.has, artifacts))), None)
 
     def find_unfinished(self, fingerprint: str) -> TrackedRun | None:
         """Return the newest run with this fingerprint that was cut off, if the store has it and its folder is here."""

@@ -12,12 +12,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 
-from fusionbench.callbacks import Costs, EpochSeed, StopAgain, StoredFeatures
+from fusionbench.callbacks import EpochSeed, StopAgain, StoredFeatures
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
-from fusionbench.logger import RunLogger
+from fusionbench.logger import Costs, RunLogger
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun

@@ -8,6 +8,9 @@ from layouts import make_csv
 from matplotlib.image import imread
 from program import THIRD_PARTY, command, new_store, refused, store, write_config
 
+from fusionbench.report.compared_runs import from_table
+from fusionbench.tracking import TrackedRun
+
 pytestmark = THIRD_PARTY
 QUALITIES = {"concat": 3.0, "early_intervention": 2.9, "unimodal": 0.3}
 
@@ -84,6 +87,20 @@ def test_a_table(folder, tmp_path):
     )
 
 
+def test_a_tables_own_metric_and_margin_go_where_no_flag_says_otherwise(folder):
+    place = store(folder)
+    (table,) = (run for run in place.search_all("tags.`fusionbench.table` = 'demo'"))
+    TrackedRun(place, table.info.run_id).tag({"fusionbench.metric": "accuracy", "fusionbench.margin": "0.3"})
+    try:
+        (own,) = from_table(place, "demo")
+        assert (own.metric, own.margin) == ("accuracy", 0.3)
+        for flags, metric in (((), "accuracy"), (("--metric", "mAUC"), "mAUC")):
+            done = command("compare", "--table", "demo", "--folder", folder, *flags)
+            assert f"in {metric}" in done.out.lower().replace(metric.lower(), metric), done.out
+    finally:
+        TrackedRun(place, table.info.run_id).tag({"fusionbench.metric": "mAP", "fusionbench.margin": "0.02"})
+
+
 def test_strategies_of_a_table_are_held_against_their_own_baselines(tmp_path):
     place = store(new_store(tmp_path / "runs"))
     own = {"EI": ("oct alone", "concat"), "EI lora": ("oct alone with lora", ""), "mean": ("cfp alone", "")}
@@ -116,7 +133,10 @@ def test_mistakes(folder, tmp_path):
     )
     assert "have the same config and seed 0" in refused("compare", "concat-s0", "concat-s0", "--folder", folder)
     assert "did you mean 'demo'" in refused("compare", "--table", "demos", "--folder", folder)
-    assert "did you mean 'mAUC'" in refused("compare", "concat-s0", "--metric", "mAUCC", "--folder", folder)
+    both = ("compare", "concat-s0", "unimodal-s0")
+    assert "did you mean 'mAUC'" in refused(*both, "--metric", "mAUCC", "--folder", folder)
+    assert "nothing to compare 'concat-s0' with" in refused("compare", "concat-s0", "--folder", folder)
+    assert "must be a number such as 0.5, not 'x'" in refused(*both, "--margin", "x")
     assert "there is no run 'nowhere'" in refused("compare", "nowhere", "--folder", folder)
     assert "give their place with --folder" in refused("compare", "x", "--folder", tmp_path / "none")
     assert "runs (ids or names) or --table" in refused("compare", "--folder", folder)
@@ -132,6 +152,7 @@ def test_plan_from_numbers():
     assert "can be shown" in command("compare", "--plan", "--cases", "90000").out
     assert "wants --config FILE, or --cases N" in refused("compare", "--plan")
     assert "5 cases, 9 groups" in refused("compare", "--plan", "--cases", "5", "--groups", "9")
+    assert "must be a whole number, not 'abc'" in refused("compare", "--plan", "--cases", "abc")
     assert "'score' must be" in refused("compare", "--plan", "--cases", "50", "--score", "1.2")
 
 

@@ -5,8 +5,8 @@ import torch
 from layouts import CSV_MODALITIES, make_csv
 from program import VIT
 
-from fusionbench import build, callbacks, config, inference
-from fusionbench.callbacks import Costs
+from fusionbench import build, config, inference, logger
+from fusionbench.logger import Costs
 
 
 class Clock:
@@ -44,7 +44,7 @@ class Trainer:
 def clock(monkeypatch):
     """Put a clock in place of the machine's."""
     made = Clock()
-    monkeypatch.setattr(callbacks, "time", made)
+    monkeypatch.setattr(logger, "time", made)
     return made
 
 
@@ -64,7 +64,7 @@ def test_epoch_seconds_are_training_alone(clock):
 
 def test_peak_memory_is_a_run_of_its_own(monkeypatch):
     samples = iter([5.0, 2.0, 1.0, 2.5, 1.5])
-    monkeypatch.setattr(callbacks, "memory_gb", lambda: next(samples))
+    monkeypatch.setattr(logger, "memory_gb", lambda: next(samples))
     peaks = []
     for steps in (1, 1):
         run = Run()

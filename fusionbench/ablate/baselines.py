@@ -1,9 +1,9 @@
 """The rows that every comparison needs: each modality alone, and plain concatenation.
 
-A strategy is held against the modalities alone as it is itself tuned and encoded, or its tuning would be taken for its
-fusion. So each distinct pair of ``adapt`` and ``encoder`` among a column's strategies has baselines of its own: the
-column's are named ``cfp alone`` and ``concat``, others after their tuning, ``cfp alone with lora``, or after the first
-row that has that encoder.
+A strategy is held against the modalities alone as it is itself tuned, encoded and trained, on the data that it has, or
+all these would be taken for its fusion. So each distinct setting among a column's strategies has baselines of its own:
+the column's are named ``cfp alone`` and ``concat``, others after their tuning, ``cfp alone with lora``, where nothing
+else is different, or after the first row that is so trained or encoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from fusionbench.errors import UserError
 UNIMODAL, CONCAT = "unimodal", "concat"
 Place = tuple[str, str]
 Key = tuple[str, ...]
-_SETTING, _SCHEDULE = ("adapt", "encoder"), ("optimizer", "scheduler", "trainer", "task")
+_TRAINING = ("optimizer", "scheduler", "trainer", "task")
+_SETTING = ("adapt", "encoder", *_TRAINING)
 
 
 def alone_name(modality: str) -> str:
@@ -59,12 +60,11 @@ def alone(tree: Mapping[str, Any], modality: str) -> Node:
 
 
 def is_alone(tree: Mapping[str, Any], column: Mapping[str, Any]) -> str | None:
-    """Return the modality that a row of a column has alone, trained as the column is."""
+    """Return the modality that a row of a column has alone; how it is trained is for its key to say."""
     if not _is(tree, UNIMODAL) or _is(column, UNIMODAL):
         return None
     names = [(tree["fusion"].get("modality")), *modalities_of(tree)]
-    modality = names[0] or (names[1] if len(names) == 2 else None)
-    return modality if all(tree.get(key) == column.get(key) for key in _SCHEDULE) else None
+    return names[0] or (names[1] if len(names) == 2 else None)
 
 
 @dataclass
@@ -80,8 +80,8 @@ class Baselines:
 
     Attributes:
         added: Names of the rows made, unimodals first.
-        own_unimodals: For each strategy and column the rows of its modalities alone, tuned and encoded as it is.
-        own_concat: For each strategy and column the row of plain concatenation that is tuned and encoded as it is.
+        own_unimodals: For each strategy and column the rows of its modalities alone, in its own setting.
+        own_concat: For each strategy and column the row of plain concatenation in its own setting.
 
     Raises:
         UserError: A row that is something else has the name of a baseline.
@@ -114,12 +114,13 @@ class Baselines:
         return {_key(tree, modality): row for row, tree in given if (modality := is_alone(tree, base)) is not None}
 
     def _settings(self, column: str) -> list[tuple[str, Node, list[str]]]:
-        """Return each tuning and encoding of a column: label (empty for the column's own), base config, strategies."""
+        """Return each setting in a column: label (empty for the column's own), base config, strategies."""
         base = self.columns[column]
         found: dict[Key, tuple[str, Node, list[str]]] = {_key(base): ("", base, [])}
         for row in self._strategies(column):
             tree = self.trees[row, column]
             own = base | {key: tree[key] for key in (*_SETTING, "init") if key in tree}
+            own["data"] = _on_all(tree, base)
             found.setdefault(_key(tree), (self._label(row, column), own, []))[2].append(row)
         return list(found.values())
 
@@ -138,7 +139,8 @@ class Baselines:
         tree, base = self.trees[row, column], self.columns[column]
         name = (tree.get("adapt") or {}).get("name")
         alike = list(self._tunings.values()).count(name)
-        return str(name) if name and alike == 1 and tree.get("encoder") == base.get("encoder") else row
+        only_tuning = _key({**tree, "adapt": None}) == _key({**base, "adapt": None})
+        return str(name) if name and alike == 1 and only_tuning else row
 
     def _make_unimodals(self, column: str, label: str, setting: Node, strategies: list[str]) -> None:
         there = self._alone[column]
@@ -181,11 +183,21 @@ def _name(baseline: str, label: str) -> str:
     return f"{baseline} with {label}" if label else baseline
 
 
+def _on_all(tree: Mapping[str, Any], base: Mapping[str, Any]) -> Node:
+    """Return a row's data with the modalities of its column."""
+    told, kept = base["data"].get("modalities"), dict(tree["data"])
+    kept.pop("modalities", None)
+    return kept if told is None else {**kept, "modalities": told}
+
+
 def _key(tree: Mapping[str, Any], modality: str = "") -> Key:
-    """Return how a config is tuned and encoded, or how one modality of it is."""
-    encoder = tree.get("encoder") or {}
+    """Return how a config is tuned, encoded and trained and on what data, or how one modality of it is."""
+    encoder, data = tree.get("encoder") or {}, dict(tree.get("data") or {})
     own = encoder.get(modality, encoder) if "name" not in encoder else encoder
-    return modality, _text(tree.get("adapt") or {}), _text(own)
+    told = data.pop("modalities", None)  # a csv's say what each modality is made of
+    spec = told.get(modality) if isinstance(told, Mapping) else None
+    trained = [tree.get(part) or {} for part in _TRAINING]
+    return (modality, *map(_text, (tree.get("adapt") or {}, own, *trained, data, spec or {})))
 
 
 def _text(node: Mapping[str, Any]) -> str:

@@ -68,11 +68,20 @@ class Workers:
             number, order = next(waiting, (-1, None))
             if order is None:
                 return False
-            worker = worker or self._start(index)
-            worker.number = number
             started(number)
-            worker.pipe.send(order)
+            self._send(index, order).number = number
         return True
+
+    def _send(self, index: int, order: Order) -> _Worker:
+        """Give a worker an order; one that died while it was idle is replaced."""
+        worker = self._workers.get(index) or self._start(index)
+        try:
+            worker.pipe.send(order)
+        except (BrokenPipeError, ConnectionResetError):
+            self._bury(index)
+            worker = self._start(index)
+            worker.pipe.send(order)
+        return worker
 
     def _start(self, index: int) -> _Worker:
         context: Any = get_context(START)
@@ -91,7 +100,8 @@ class Workers:
             try:
                 report: Report = worker.pipe.recv()
             except (EOFError, ConnectionResetError):
-                report = Report("failed", self._bury(pipes[pipe]))  # type: ignore[index]
+                why = self._bury(pipes[pipe])  # type: ignore[index]
+                report = Report("died", why, why)
             if report.kind == "say":
                 said(report.text)
             elif worker.number is not None:
@@ -132,13 +142,14 @@ def places(count: int, accelerators: Iterable[str]) -> list[Place]:
         accelerators: What the runs ask for.
 
     Raises:
-        UserError: More workers than GPUs for runs that want one.
+        UserError: More workers than GPUs for runs that want one, or take one where there are any.
     """
     if count < 1:
         raise UserError(f"--parallel must be at least 1, not {count}")
     wanted = set(accelerators)
     devices = _devices() if wanted & {"auto", "gpu"} else []
-    if "gpu" in wanted and count > max(1, len(devices)):  # without any GPU each run says so itself
+    most = max(1, len(devices))  # without any GPU a run that wants one says so itself
+    if count > most and ("gpu" in wanted or devices):
         raise UserError(f"--parallel {count} wants a GPU for each process, but there are {len(devices)}; ask for fewer")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = None if "OMP_NUM_THREADS" in os.environ else max(1, cores // count)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fusionbench.config import Config
+from fusionbench.errors import UserError, public_reason
 from fusionbench.report.ablation_table import Cell
 
 State = Literal["finished", "to resume", "to do", "failed", "skipped", "left out"]
@@ -33,7 +34,8 @@ class Job:
         needs: The identity of the stage-1 run of each modality that it starts from.
         fingerprint: Its identity, once that can be known: after its stage-1 runs.
         state: How far it has come.
-        reason: Why there is no result.
+        reason: Why there is no result, in words that may be written to files and trackers.
+        told: The same as it is told on the console, which may name cases and files.
         run_id: The MLflow run with the result, or the one that was cut off.
         seconds: Estimate of the time it takes; None: nothing like it was measured.
     """
@@ -48,6 +50,7 @@ class Job:
     fingerprint: str = ""
     state: State = "to do"
     reason: str = ""
+    told: str = ""
     run_id: str = ""
     seconds: float | None = None
 
@@ -61,12 +64,16 @@ class Job:
         """Whether it is still to be run."""
         return self.wanted and self.state in ("to do", "to resume")
 
-    def end(self, state: State, reason: str = "") -> None:
-        """Note how it ended; a run that was left out has no reason of its own."""
-        self.state, self.reason = state, reason
+    def end(self, state: State, reason: str = "", told: str = "") -> None:
+        """Note how it ended; without ``told`` the console hears the reason."""
+        self.state, self.reason, self.told = state, reason, told or reason
+
+    def refuse(self, error: UserError) -> None:
+        """Note a user's mistake as its failure."""
+        self.end("failed", public_reason(error), str(error))
 
     def cell(self) -> Cell:
         """Return the record that results are written from."""
-        run_id = self.run_id if self.state == "finished" else ""
+        run_id = self.run_id if self.state in ("finished", "failed") else ""
         reason = "not run" if self.state in ("to do", "to resume") else self.reason
         return Cell(self.row, self.column, self.seed, _STATUS[self.state], reason, run_id, self.fingerprint)

@@ -82,4 +82,7 @@ def _values(where: str, node: object) -> dict[str, float]:
             raise UserError(f"{where} has an unknown metric '{name}'{nearest(name, (*HEADLINE, PARAMETERS))}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{where}: '{name}' must be a number, not {value!r}")
+        if name != PARAMETERS and not 0 <= value <= 1:
+            meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+            raise UserError(f"{where}: '{name}' must be a fraction from 0 to 1, not {value:g}{meant}")
     return {name: float(value) for name, value in values.items()}

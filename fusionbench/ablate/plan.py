@@ -10,10 +10,10 @@ from fusionbench.ablate.sources import Sources
 from fusionbench.ablate.table import Table
 from fusionbench.config import Config
 from fusionbench.data.base import make_dataset
-from fusionbench.errors import UserError, nearest
+from fusionbench.errors import UserError, nearest, public_reason
 from fusionbench.fingerprint import fingerprint
 from fusionbench.fusion.base import UnimodalState
-from fusionbench.tracking import Store
+from fusionbench.tracking import Store, TrackedRun
 
 LEFT_OUT = "not asked for"
 
@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         jobs: One for each row, column and seed, in the table's order.
         stage_ones: The stage-1 runs that some job needs, by identity.
-        skipped: Why a column's data are not there, by column.
+        skipped: What was wrong with the data of each column that is left out.
 
     Raises:
         UserError: A row or seed that the table does not have.
@@ -49,7 +49,7 @@ class Plan:
             if seed not in table.seeds:
                 raise UserError(f"table '{table.name}' has no seed {seed}; it has {', '.join(map(str, table.seeds))}")
         self.stage_ones: dict[str, Job] = {}
-        self.skipped = {c: reason for c in table.columns if (reason := self._absent(c))}
+        self.skipped = {c: error for c in table.columns if (error := self._absent(c))}
         self._look()
         self.jobs = [
             self._job(row, column, seed, (not rows or row in rows) and (not seeds or seed in seeds))
@@ -59,14 +59,14 @@ class Plan:
             for seed in table.seeds
         ]
 
-    def _absent(self, column: str) -> str:
-        """Return why a column's data are not there; empty if they are."""
+    def _absent(self, column: str) -> UserError | None:
+        """Return why a column's data are not there; None if they are."""
         row = next(row for row in self.table.rows if (row, column) in self.table.trees)
         try:
             make_dataset(self.table.config(row, column, self.table.seeds[0]).data)
         except UserError as error:
-            return str(error)
-        return ""
+            return error
+        return None
 
     def _look(self) -> None:
         """Learn which runs the store has."""
@@ -77,13 +77,15 @@ class Plan:
 
     def _job(self, row: str, column: str, seed: int, wanted: bool) -> Job:
         if column in self.skipped:
-            return Job(row, column, seed, None, wanted=wanted, state="skipped", reason=self.skipped[column])
+            job = Job(row, column, seed, None, wanted=wanted)
+            job.end("skipped", public_reason(self.skipped[column]), str(self.skipped[column]))
+            return job
         job = Job(row, column, seed, self.table.config(row, column, seed), wanted=wanted)
         try:
             self._plan_stage_one(job)
             self.identify(job)
         except UserError as error:
-            job.end("failed", str(error))
+            job.refuse(error)
         if job.state != "finished" and not wanted:
             job.end("left out", LEFT_OUT)
         return job
@@ -130,10 +132,19 @@ class Plan:
 
     def _settle(self, job: Job) -> None:
         """Say by its identity how far a job has come."""
-        if job.fingerprint in self.finished:
-            job.state, job.run_id = "finished", str(self.finished[job.fingerprint].info.run_id)
+        if run_id := self._whole(job):
+            job.state, job.run_id = "finished", run_id
         elif job.fingerprint in self.unfinished:
             job.state, job.run_id = "to resume", self.unfinished[job.fingerprint][0]
+
+    def _whole(self, job: Job) -> str:
+        """Return the run that ended with a job's identity and still has what is needed of it; empty: there is none."""
+        if self.store is None or job.fingerprint not in self.finished:
+            return ""
+        artifacts = runs.needed(_config(job))
+        newest = TrackedRun(self.store, str(self.finished[job.fingerprint].info.run_id))
+        found = newest if all(map(newest.has, artifacts)) else self.store.find_finished(job.fingerprint, artifacts)
+        return found.run_id if found else ""
 
     def open_stage_ones(self) -> Iterator[list[Job]]:
         """Yield the jobs of each stage-1 identity that is still to be run; a cell of the table runs before the rest."""
@@ -156,11 +167,12 @@ class Plan:
         for modality, identity in job.needs.items():
             stage = self.stage_ones[identity]
             if stage.state != "finished":
-                return job.end("failed", f"stage 1 of '{modality}' failed: {stage.reason}")
+                why = f"stage 1 of '{modality}' failed"
+                return job.end("failed", f"{why}: {stage.reason}", f"{why}: {stage.told}")
         try:
             self.identify(job)
         except UserError as error:
-            job.end("failed", str(error))
+            job.refuse(error)
         return None
 
 

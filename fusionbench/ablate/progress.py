@@ -59,7 +59,7 @@ class Bar:
         """Count a run, and say why it failed if it did."""
         self._running.pop(id(jobs[0]), None)
         if jobs[0].state == "failed":
-            self.say(f"{jobs[0].name} failed: {jobs[0].reason}")
+            self.say(f"{jobs[0].name} failed: {jobs[0].told}")
         if trace and self.trace:
             self.say(trace)
         self._bar.advance(self._task)

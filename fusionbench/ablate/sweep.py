@@ -20,10 +20,10 @@ from fusionbench.ablate.table import Table
 from fusionbench.ablate.tree import Tree
 from fusionbench.ablate.worker import Order, Report
 from fusionbench.config import Config
-from fusionbench.errors import UserError
+from fusionbench.errors import UserError, public_reason
 from fusionbench.files import write_bytes
 from fusionbench.report.ablation import AblationTable, write
-from fusionbench.tracking import Store
+from fusionbench.tracking import Store, TrackedRun
 
 
 class Watch(Protocol):
@@ -79,14 +79,14 @@ class Sweep:
                 self._work(tree, iter(plan.open_jobs()))
             except KeyboardInterrupt:
                 self.workers.interrupt()
-                tree.close((), "KILLED")
+                tree.stop(plan.jobs, "KILLED")
                 raise
             except BaseException:
-                tree.close((), "FAILED")
+                tree.stop(plan.jobs, "FAILED")
                 raise
             runs_csv = self._write()
             tree.place_stage_ones(plan.stage_ones.values(), plan.jobs)
-            tree.keep([plan.table.path, *self.files[:-1]], runs_csv)
+            tree.keep(self.files[:-1], runs_csv)
             tree.close(plan.jobs, "FAILED" if self.failed else "FINISHED")
 
     def _work(self, tree: Tree, groups: Iterator[list[Job]]) -> None:
@@ -99,15 +99,19 @@ class Sweep:
                 yield Order(_quiet(group[0]), tree.tags(group[0]))
 
         def ended(number: int, report: Report) -> None:
+            died = tree.bury(taken[number][0].fingerprint) if report.kind == "died" else ""
             for job in taken[number]:
-                job.run_id, job.fingerprint = report.run_id, report.fingerprint or job.fingerprint
-                job.end("finished" if report.kind == "finished" else "failed", report.text)
+                job.run_id, job.fingerprint = report.run_id or died, report.fingerprint or job.fingerprint
+                job.end("finished" if report.kind == "finished" else "failed", report.public, report.text)
             self.watch.end(taken[number], report.trace)
 
         self.workers.run(orders(), lambda number: self.watch.start(taken[number][0]), self.watch.say, ended)
 
     def _write(self) -> str:
         """Write the results; run ids and what a clock measured have files of their own. Return the list of runs."""
+        for job in self.plan.jobs:
+            if job.state == "finished" and not TrackedRun(self.store, job.run_id).has("predictions.parquet"):
+                job.end("failed", "its predictions are gone from the store")
         runs_csv = _runs_csv(self.plan)
         self.files = write(ablation_table(self.plan), self.store, self.results)
         self.files.append(write_bytes(self.results / f"{self.plan.table.name}.runs.csv", runs_csv.encode()))
@@ -118,7 +122,7 @@ def ablation_table(plan: Plan) -> AblationTable:
     """Return what the report of a table is written from."""
     table = plan.table
     told = {f.name: getattr(table, f.name) for f in dataclasses.fields(AblationTable) if hasattr(table, f.name)}
-    notes = tuple(f"{column} was skipped: {reason}" for column, reason in plan.skipped.items())
+    notes = tuple(f"{column} was skipped: {public_reason(error)}" for column, error in plan.skipped.items())
     return AblationTable(**told, cells=tuple(job.cell() for job in plan.jobs), notes=notes)
 
 

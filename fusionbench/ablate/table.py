@@ -184,7 +184,11 @@ def _files(path: Path, where: str, key: str, value: object) -> Node:
         raise UserError(f"{where} needs '{key}', a config file relative to the table or a list of them, not {value!r}")
     merged: Node = {}
     for name in listed:
-        merged = configs.merge(merged, configs.read(path.parent / name))
+        file = path.parent / name
+        if not file.is_file():
+            others = [other.name for other in file.parent.glob("*.yaml") if other.resolve() != path]
+            raise UserError(f"{where}: '{key}' names '{name}', but there is no file '{file}'{nearest(file.name, others)}")
+        merged = configs.merge(merged, configs.read(file))
     return merged
 
 

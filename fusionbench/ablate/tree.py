@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fusionbench.ablate.job import Job
 from fusionbench.ablate.table import Table
-from fusionbench.config import Config, flatten
+from fusionbench.config import Config, flatten, without_password
 from fusionbench.tracking import LONGEST_PARAM, Store, TrackedRun
 
 PARENT, COPY_OF = "mlflow.parentRunId", "fusionbench.copy_of"
@@ -39,6 +39,8 @@ class Tree:
         self.parent = str(found.info.run_id) if found else self._create_parent(base)
         children = self._here(f"tags.`{PARENT}` = '{self.parent}' and tags.`fusionbench.level` = 'row'")
         self._rows = {(r.data.tags["fusionbench.row"], r.data.tags["fusionbench.column"]): r for r in children}
+        margin = f"{table.margin:g}"
+        TrackedRun(store, self.parent).tag({"fusionbench.metric": table.metric, "fusionbench.margin": margin})
         self._set(self.parent, "RUNNING")
 
     def _here(self, condition: str) -> Any:  # noqa: ANN401 - an iterator over MLflow runs
@@ -53,9 +55,12 @@ class Tree:
         name = self.table.name
         tags = {"fusionbench.table": name, "fusionbench.level": "table", "fusionbench.table_digest": self.table.digest}
         parent = self._create(name, {**tags, "mlflow.note.content": self.table.title})
-        text = self.table.path.read_text("utf-8")[:LONGEST_PARAM]
-        TrackedRun(self.store, parent).log_params({"table": text, **flatten(base.public())})
+        TrackedRun(self.store, parent).log_params({"table": self._yaml()[:LONGEST_PARAM], **flatten(base.public())})
         return parent
+
+    def _yaml(self) -> str:
+        """Return the table's yaml as a tracker may hold it."""
+        return without_password(self.table.path.read_text("utf-8"))
 
     def row(self, row: str, column: str) -> str:
         """Return the run of a row and column."""
@@ -103,9 +108,10 @@ class Tree:
                 self.place(stage)
 
     def keep(self, files: Iterable[Path], runs_csv: str) -> None:
-        """Put files on the table's run, and the list of its runs under the one name that every table has it by."""
+        """Put the yaml and files on the table's run, and the list of its runs under one name for all tables."""
         for path in files:
             self.client.log_artifact(self.parent, str(path))
+        self.client.log_text(self.parent, self._yaml(), self.table.path.name)
         self.client.log_text(self.parent, runs_csv, "runs.csv")
 
     def close(self, jobs: Sequence[Job], status: Status) -> None:
@@ -117,6 +123,26 @@ class Tree:
         for (row, column), own in cells.items():
             self._close_row(row, column, own)
         self._set(self.parent, status)
+
+    def stop(self, jobs: Sequence[Job], status: Status) -> None:
+        """End the table's run before its time, with all below it that nobody goes on with; a whole row is finished."""
+        open_ = {(job.row, job.column) for job in jobs if job.state != "finished"}
+        below = {self.parent, *(str(row.info.run_id) for row in self._rows.values())}
+        for run in list(self._here("attributes.status = 'RUNNING'")):
+            tags = run.data.tags
+            if tags.get(PARENT) in below:
+                place = tags.get("fusionbench.row"), tags.get("fusionbench.column")
+                whole = tags.get("fusionbench.level") == "row" and place not in open_
+                self._set(run.info.run_id, "FINISHED" if whole else status)
+        self._set(self.parent, status)
+
+    def bury(self, fingerprint: str) -> str:
+        """Note the run of a worker that died as failed, and return its id; empty if it died before it had one."""
+        found = next(self._here(f"tags.`fusionbench.fingerprint` = '{fingerprint}'"), None)
+        if found is None or found.info.status != "RUNNING":
+            return ""
+        self._set(found.info.run_id, "FAILED")
+        return str(found.info.run_id)
 
     def _close_row(self, row: str, column: str, jobs: Sequence[Job]) -> None:
         done = [job for job in jobs if job.state == "finished"]

@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
-from threading import Thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Literal
 
-from fusionbench.errors import UserError
+from fusionbench.errors import UserError, public_reason
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -43,15 +43,18 @@ class Report:
     """What a worker tells.
 
     Attributes:
-        kind: ``say`` is a message on the way; ``finished`` and ``failed`` end an order.
-        text: The message, or why it failed.
+        kind: ``say`` is a message on the way; ``finished`` and ``failed`` end an order; ``died`` is said for a worker
+            that can no longer say anything.
+        text: The message, or why it failed, for the console alone.
+        public: Why it failed, in words that may be written to files and trackers.
         run_id: The MLflow run of a finished order.
         fingerprint: Its identity.
         trace: Where in the code an error came from that is no user's mistake.
     """
 
-    kind: Literal["say", "finished", "failed"]
+    kind: Literal["say", "finished", "failed", "died"]
     text: str = ""
+    public: str = ""
     run_id: str = ""
     fingerprint: str = ""
     trace: str = ""
@@ -70,18 +73,47 @@ class Place:
     threads: int | None = None
 
 
+class _Pipe:
+    """A worker's end of the pipe, for all of its threads; processes forked from it, such as loaders, send nothing.
+
+    Args:
+        pipe: The end itself.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._lock, self._process = pipe, RLock(), os.getpid()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is the process that the pipe was made for."""
+        return os.getpid() == self._process
+
+    def send(self, report: Report) -> None:
+        """Send a report whole."""
+        if self.is_own:
+            with self._lock:
+                self._pipe.send(report)
+
+    def recv(self) -> Order | None:
+        """Wait for an order; None ends the worker."""
+        order: Order | None = self._pipe.recv()
+        return order
+
+
 class _Lines(io.TextIOBase):
     """What a worker's libraries print, line by line to the process that started it, so that no bar is torn."""
 
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe, self._rest = pipe, ""
+    def __init__(self, pipe: _Pipe) -> None:
+        self._pipe, self._rest, self._lock = pipe, "", RLock()
 
     def write(self, text: str) -> int:
         """Send each line that is whole."""
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self._pipe.send(Report("say", line.rstrip()))
+        if self._pipe.is_own:
+            with self._lock:
+                *lines, self._rest = (self._rest + text).split("\n")
+            for line in lines:
+                if line.strip():
+                    self._pipe.send(Report("say", line.rstrip()))
         return len(text)
 
 
@@ -91,10 +123,11 @@ def serve(pipe: Connection, place: Place) -> None:
     Thread(target=_die_with_parent, daemon=True).start()
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
-    sys.stdout = sys.stderr = _Lines(pipe)
+    own = _Pipe(pipe)
+    sys.stdout = sys.stderr = _Lines(own)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        _serve(pipe, place.threads)
+        _serve(own, place.threads)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         os._exit(130)  # nothing of it is left to be tidied up
 
@@ -106,7 +139,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _serve(pipe: Connection, threads: int | None) -> None:
+def _serve(pipe: _Pipe, threads: int | None) -> None:
     import torch
 
     from fusionbench.ablate.sources import Sources
@@ -115,7 +148,7 @@ def _serve(pipe: Connection, threads: int | None) -> None:
         torch.set_num_threads(threads)
     sources = Sources()
     while True:
-        order: Order | None = pipe.recv()
+        order = pipe.recv()
         if order is None:
             return
         pipe.send(_done(pipe, order, sources))
@@ -123,7 +156,7 @@ def _serve(pipe: Connection, threads: int | None) -> None:
             torch.cuda.empty_cache()
 
 
-def _done(pipe: Connection, order: Order, sources: Sources) -> Report:
+def _done(pipe: _Pipe, order: Order, sources: Sources) -> Report:
     from fusionbench.report.run_report import summarise
     from fusionbench.run import Session, fit_in
     from fusionbench.tracking import Store
@@ -137,7 +170,8 @@ def _done(pipe: Connection, order: Order, sources: Sources) -> Report:
         run_id = fit_in(session, order.config)[-1].run_id
         return Report("finished", run_id=run_id, fingerprint=store.open(run_id).tags()["fusionbench.fingerprint"])
     except UserError as error:
-        return Report("failed", str(error))
+        return Report("failed", str(error), public_reason(error))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:300]
-        return Report("failed", f"{type(error).__name__}: {reason}", trace=traceback.format_exc())
+        told = f"{type(error).__name__}: {reason}"
+        return Report("failed", told, public_reason(error), trace=traceback.format_exc())

@@ -10,11 +10,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,7 @@ from fusionbench.types import Batch
 
 BATCH = 16
 """Cases that go through a backbone together when a table is filled; part of its identity."""
+_LIBRARIES = ("torch", "timm", "transformers")  # whose kernels and layers a feature goes through
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ def table(folder: Path, key: str, encoder: Encoder, part: Part, setting: Setting
         try:
             return FeatureTable.read(path), True
         except (OSError, SafetensorError):  # not there, or damaged
-            with torch.random.fork_rng(devices=[]):  # a loader draws a seed, which training must not notice
+            # A loader draws a seed, which training must not notice.
+            with torch.random.fork_rng(devices=[]), _all_threads():
                 made = compute(_encode(encoder, setting), part.batches(setting), part.layout, part.count())
         made.write(path)
     return FeatureTable.read(path), False
@@ -178,16 +182,37 @@ def identity(key: str, encoder: Encoder, part: Part, setting: Setting) -> str:
     """Return the name of all that a table's numbers depend on, last bits included."""
     device = next(encoder.parameters()).device
     machine = (
-        [torch.cuda.get_device_name(device)]
+        [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.allow_tf32]
         if device.type == "cuda"
-        else [platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+        else [platform.machine(), torch.backends.cpu.get_cpu_capability(), threads()]
     )
+    machine += [torch.get_float32_matmul_precision(), *(version(library) for library in _LIBRARIES)]
     told = [key, setting.code, setting.precision, BATCH, device.type, *machine, part.content()]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:20]
+
+
+def threads() -> int:
+    """Return how many threads fill a table: those of the machine, whatever share of it a worker of a sweep has.
+
+    Sums of floats depend on their number, and runs of any ``--parallel`` read the same table.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(given) if given.isdecimal() and int(given) else cores
+
+
+@contextmanager
+def _all_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,14 +23,19 @@ if TYPE_CHECKING:
     from fusionbench.ablate.plan import Plan
     from fusionbench.ablate.sources import Sources
 
+T = TypeVar("T")
+
 
 def run(options: argparse.Namespace) -> int:
-    """Plan every table, run what is left of them, and write their results; 1 if a run failed.
+    """Plan every table, run what is left of them, and write their results; 1 if a run or one of many tables failed.
 
     Raises:
-        UserError: A mistake in a table, or the one table that was asked for has no data.
+        UserError: A mistake in the one table that was asked for, or it has no data.
     """
-    tables = [read(path, options.overrides) for path in _paths(options)]
+    _check_options(options)
+    paths = _paths(options)
+    _check_names(paths)
+    tables = [table for path in paths if (table := _try(partial(read, path, options.overrides), paths))]
     from fusionbench.ablate.execute import Workers, places
     from fusionbench.ablate.sources import Sources
     from fusionbench.ablate.sweep import in_one_place
@@ -36,13 +43,49 @@ def run(options: argparse.Namespace) -> int:
     tables = [in_one_place(table) for table in tables]
     configs = [table.config(*cell, table.seeds[0]) for table in tables for cell in table.trees]
     workers = Workers(places(options.parallel, {config.trainer.accelerator for config in configs}))
-    sources, failed = Sources(), False
+    sources, well = Sources(), len(tables) == len(paths)
     try:
         for table in tables:
-            failed |= _run_table(table, sources, workers, options)
+            failed = _try(partial(_run_table, table, sources, workers, options), paths)
+            well &= failed is False
     finally:
         workers.close()
-    return int(failed)
+    return int(not well)
+
+
+def _try(act: Callable[[], T], tables: Sequence[Path]) -> T | None:
+    """Do something for a table; where there are others, a mistake in it is told and None, so that these go on.
+
+    Raises:
+        UserError: The mistake, where it is the only table.
+    """
+    try:
+        return act()
+    except UserError as error:
+        if len(tables) == 1:
+            raise
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return None
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse a seed that the table could not keep, and a place for results that could not hold any, before any run."""
+    for override in options.overrides:
+        if override.partition("=")[0] == "seed":
+            raise UserError(f"'{override}' cannot be set, every row has the table's seeds: use --seeds to choose of them")
+    results = Path(options.results).absolute()
+    there = next(path for path in (results, *results.parents) if os.path.exists(path))
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        why = "cannot be written to" if there.is_dir() else "is a file"
+        raise UserError(f"--results '{options.results}' cannot be a folder of results, since '{there}' {why}")
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    """Refuse two tables whose results would have the same files."""
+    for name, count in Counter(path.stem for path in paths).items():
+        if count > 1:
+            files = " and ".join(dict.fromkeys(f"'{path}'" for path in paths if path.stem == name))
+            raise UserError(f"table '{name}' is given {count} times ({files}); results are named by it, so give one")
 
 
 def _paths(options: argparse.Namespace) -> list[Path]:
@@ -52,7 +95,12 @@ def _paths(options: argparse.Namespace) -> list[Path]:
         UserError: A folder without any, or neither file nor folder.
     """
     found = [Path(path) for path in options.config or ()]
+    for path in found:
+        if path.is_dir():
+            raise UserError(f"--config '{path}' is a folder: name a table's file, or run all of them by --all {path}")
     if options.all:
+        if not Path(options.all).is_dir():
+            raise UserError(f"--all '{options.all}' is no folder that exists")
         in_folder = sorted(Path(options.all).glob("*.yaml"))
         if not in_folder:
             raise UserError(f"--all '{options.all}' holds no table: name a folder with files such as demo_fusion.yaml")
@@ -108,23 +156,31 @@ def _print_plan(plan: Plan, parallel: int) -> None:
     grid = Grid("row", "column", "seed", "state", "estimate", title=f"{plan.table.name}: {plan.table.title}")
     shared = {job.fingerprint for job in plan.jobs if job.open}
     stages = [stage for stage in plan.stage_ones.values() if stage.wanted and stage.fingerprint not in shared]
-    for job in [*stages, *plan.jobs]:
-        reason = f" ({job.reason})" if job.reason else ""
+    listed = [job for job in [*stages, *plan.jobs] if job.state != "left out"]
+    for job in listed:
+        reason = f" ({job.told})" if job.told else ""
         time = _duration(job.seconds) if job.open else ""
         grid.add_row(escape(job.row), escape(job.column), str(job.seed), escape(job.state + reason), time)
     console = Console(highlight=False)
     console.print(grid)
-    console.print(_total([*stages, *plan.jobs], parallel), markup=False)
+    if left_out := len(stages) + len(plan.jobs) - len(listed):
+        console.print(f"{left_out} more are not asked for and not listed", markup=False)
+    console.print(_total(listed, parallel), markup=False)
 
 
 def _total(jobs: Sequence[Job], parallel: int) -> str:
     """Return one sentence with the number of runs left and their time."""
-    left = {job.fingerprint or str(id(job)): job.seconds for job in jobs if job.open}
+    wanted = [job for job in jobs if job.open]
+    left = {job.fingerprint or str(id(job)): job.seconds for job in wanted}
+    if not left:
+        failed = sum(job.state == "failed" for job in jobs)
+        return f"nothing can be run: {failed} failed" if failed else "everything is finished"
     known = [seconds for seconds in left.values() if seconds is not None]
     time = f"about {_duration(sum(known) / parallel)}" if known else "no estimate yet"
     missing = len(left) - len(known)
     but = f", {missing} of them without an estimate" if known and missing else ""
-    return f"{len(left)} runs to do: {time}{but}"
+    shared = f" for {len(wanted)} lines, since some share a run" if len(wanted) > len(left) else ""
+    return f"{len(left)} run{'' if len(left) == 1 else 's'} to do{shared}: {time}{but}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -138,11 +194,10 @@ def _duration(seconds: float | None) -> str:
 
 def _print_outcome(plan: Plan, files: Sequence[Path]) -> None:
     """Print how many runs the table has, every hole with its reason, and where the results are."""
-    cells = [job.cell() for job in plan.jobs]
-    counts = Counter(cell.status for cell in cells)
+    counts = Counter(job.cell().status for job in plan.jobs)
     print(f"{plan.table.name}: {', '.join(f'{number} {status}' for status, number in counts.items())}")
-    for cell in cells:
-        if cell.status == "failed":
-            print(f"  {cell.row} · {cell.column} · seed {cell.seed}: {cell.reason}")
+    for job in plan.jobs:
+        if job.state == "failed":
+            print(f"  {job.name}: {job.told}")
     for path in files:
         print(f"  {path}")

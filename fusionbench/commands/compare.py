@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fusionbench.report.comparison_text import (
 from fusionbench.report.crosscheck import CrossCheck, crosscheck
 from fusionbench.report.forest import draw_forest
 from fusionbench.report.rank_diagram import dataset_key, pooled, rank_diagram
+from fusionbench.report.shared_cases import by_cases
 from fusionbench.sections import TrackingOptions
 from fusionbench.tracking import Store
 
@@ -34,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if options.plan:
         return compare_plan.run(options, console)
-    contests = _contests(options)
+    contests = [_as_asked(options, contest) for contest in _contests(options)]
     found = [_compare(options, contest) for contest in contests]
     for contest, comparison in zip(contests, found, strict=True):
         _show(options, console, contest, comparison)
@@ -53,8 +55,17 @@ def _contests(options: argparse.Namespace) -> list[Contest]:
         raise UserError("--diagram needs tables: give --table NAME for each")
     store = _store(options)
     if options.runs:
-        return [from_runs(store, options.runs)]
+        contest = from_runs(store, options.runs)
+        if len(options.runs) == 1:
+            raise UserError(f"there is nothing to compare '{options.runs[0]}' with: give another run besides")
+        return [contest]
     return [contest for name in options.table for contest in from_table(store, name)]
+
+
+def _as_asked(options: argparse.Namespace, contest: Contest) -> Contest:
+    """Put the flags' metric and margin in place of the table's."""
+    metric = contest.metric if options.metric is None else options.metric
+    return replace(contest, metric=metric, margin=contest.margin if options.margin is None else options.margin)
 
 
 def _store(options: argparse.Namespace) -> Store:
@@ -66,7 +77,7 @@ def _store(options: argparse.Namespace) -> Store:
 
 def _compare(options: argparse.Namespace, contest: Contest) -> Comparison:
     classes, multilabel = labels(contest.methods[0].runs[0])
-    return compare(contest.methods, classes, multilabel, metric=options.metric, margin=options.margin)
+    return compare(contest.methods, classes, multilabel, metric=contest.metric, margin=contest.margin)
 
 
 def _help(options: argparse.Namespace, contest: Contest) -> list[FusionHelp]:
@@ -75,14 +86,14 @@ def _help(options: argparse.Namespace, contest: Contest) -> list[FusionHelp]:
         return []
     classes, multilabel = labels(contest.methods[0].runs[0])
     return did_fusion_help(
-        contest.methods, contest.entries, classes, multilabel, metric=options.metric, margin=options.margin
+        contest.methods, contest.entries, classes, multilabel, metric=contest.metric, margin=contest.margin
     )
 
 
 def _show(options: argparse.Namespace, console: Console, contest: Contest, comparison: Comparison) -> None:
     """Print one comparison and write its files."""
     classes, multilabel = labels(contest.methods[0].runs[0])
-    checks = crosscheck(contest.methods, classes, multilabel) if options.crosscheck else []
+    checks = crosscheck(by_cases(contest.methods)[0], classes, multilabel) if options.crosscheck else []
     answers = _help(options, contest)
     console.print(score_table(comparison, contest.title))
     console.print(pair_table(comparison))
@@ -122,5 +133,8 @@ def _diagram(options: argparse.Namespace, console: Console, contests: list[Conte
         )
         for number, (contest, comparison) in enumerate(zip(contests, found, strict=True))
     }
-    said = rank_diagram(pooled(columns), options.metric, Path(options.diagram))
+    metrics = {contest.metric for contest in contests}
+    if len(metrics) > 1:
+        raise UserError(f"the tables differ in their metric ({', '.join(sorted(metrics))}); choose one with --metric")
+    said = rank_diagram(pooled(columns), metrics.pop(), Path(options.diagram))
     console.print(f"{said}; drawn in {options.diagram}", markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from fusionbench import config
 from fusionbench.errors import UserError
+from fusionbench.report.compared_runs import MARGIN
 from fusionbench.report.power import Assumptions, Detectable, Split, plan
 from fusionbench.report.tables import HOLE
 
@@ -24,7 +25,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     found = plan(split, assumed)
     shown = found if options.config else found[:2]
     console.print(_table(shown, split))
-    console.print(_sentence(found, split, assumed, options.margin), markup=False, soft_wrap=True)
+    margin = MARGIN if options.margin is None else options.margin
+    console.print(_sentence(found, split, assumed, margin), markup=False, soft_wrap=True)
     return 0
 
 
@@ -66,19 +68,26 @@ def _table(found: list[Detectable], split: Split) -> Table:
         table.add_column(name, justify="right")
     for one in found:
         members = split.members.get(one.metric.removeprefix("AUC/"), split.cases)
-        shown = HOLE if math.isnan(one.difference) else f"{one.difference:.3f}"
-        table.add_row(Text(one.metric), f"{members:.0f}", shown)
+        table.add_row(Text(one.metric), f"{members:.0f}", _number(one))
     return table
+
+
+def _number(one: Detectable) -> str:
+    return HOLE if math.isnan(one.difference) else f"{one.difference:.3f}"
 
 
 def _sentence(found: list[Detectable], split: Split, assumed: Assumptions, margin: float) -> str:
     """Return what the split can and cannot show."""
     by_name = {one.metric: one for one in found}
-    tie = assumed.quantiles_of_a_tie * by_name["accuracy"].error <= margin
+    groups = len(split.group_sizes)
+    counted = f"{split.cases:.0f} test cases of {groups} group{'' if groups == 1 else 's'}"
+    if groups < 2:
+        return f"With {counted} nothing can be said about another group, so no two methods can be told apart."
+    tie = assumed.quantiles_of_a_tie(groups) * by_name["accuracy"].error <= margin
     return (
-        f"With {split.cases:.0f} test cases of {len(split.group_sizes)} groups, two of {assumed.methods} methods at "
-        f"{assumed.score:g} (correlation {assumed.correlation:g} between methods, {assumed.icc:g} within a group) must "
-        f"differ by {by_name['mAUC'].difference:.3f} in mAUC or {by_name['accuracy'].difference:.3f} in accuracy to be "
-        f"told apart {assumed.power:.0%} of the time; a tie within {margin:g} in accuracy "
-        f"{'can' if tie else 'cannot'} be shown."
+        f"With {counted}, two trained models of {assumed.methods} methods at {assumed.score:g} (correlation "
+        f"{assumed.correlation:g} between methods, {assumed.icc:g} within a group) must differ by "
+        f"{_number(by_name['mAUC'])} in mAUC or {_number(by_name['accuracy'])} in accuracy to be told apart "
+        f"{assumed.power:.0%} of the time; a tie within {margin:g} in accuracy {'can' if tie else 'cannot'} be shown; "
+        "how much seeds vary comes on top."
     )

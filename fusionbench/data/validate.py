@@ -22,11 +22,13 @@ class Finding:
         severity: How bad it is.
         message: One sentence.
         allowed: The word of ``data.allow`` that made a warning of what would be an error.
+        kind: The leak that it tells of, so that one cause is told once; empty for all else.
     """
 
     severity: Literal["error", "warning", "note"]
     message: str
     allowed: str = ""
+    kind: str = ""
 
 
 def validate_table(
@@ -135,12 +137,21 @@ def _id_findings(dataset: Dataset, cases: pd.DataFrame) -> Iterator[Finding]:
     if len(spread):
         where = [f"'{group}' in {', '.join(splits)}" for group, splits in spread.items()]
         who = "1 group (patient) is" if len(spread) == 1 else f"{len(spread)} groups (patients) are"
+        same = _validation_is_test(cases)
+        remedy = "hold other validation cases out of training" if same else "put all cases of a patient into one split"
         reason = dataset.known_leak
         yield Finding(
             "warning" if reason else "error",
             f"{who} in more than one split, {listed(where)}: "
-            + (f"{reason}, so scores will be too good" if reason else "put all cases of a patient into one split"),
+            + (f"{reason}, so scores will be too good" if reason else remedy),
+            kind="val_is_test" if same else "",
         )
+
+
+def _validation_is_test(cases: pd.DataFrame) -> bool:
+    """Say whether every group of validation is one of test and none of training."""
+    train, val, test = (set(cases.loc[cases["split"] == split, "group_id"]) for split in SPLITS)
+    return bool(val) and val <= test - train
 
 
 def _label_findings(dataset: Dataset, cases: pd.DataFrame, need_labels: bool) -> Iterator[Finding]:

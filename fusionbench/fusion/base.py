@@ -80,6 +80,14 @@ class Strategy(nn.Module, ABC):
         return {"fused": criterion(output.logits, batch.target)}
 
     @property
+    def feature_views(self) -> tuple[str, ...]:
+        """The views that it reads by ``views.features`` or ``views.stored``, whose features are therefore stored.
+
+        A strategy that puts tokens of its own into a view leaves that view out.
+        """
+        return tuple(self.views.address)
+
+    @property
     def needs_unimodal(self) -> bool:
         """Whether it learns from stage-1 runs something that it cannot do without."""
         return False

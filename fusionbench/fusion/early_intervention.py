@@ -116,6 +116,11 @@ class EarlyIntervention(Strategy):
         here = {f"{role}/{n}": present_BM[:, i] for role in ("primary", "auxiliary") for i, n in enumerate(self.names)}
         return Output(logits, {**branches, **auxiliary}, alpha_BM, branch_present=here)
 
+    @property
+    def feature_views(self) -> tuple[str, ...]:
+        """The auxiliary encoders where they run in one go; the primary ones read intervention tokens."""
+        return () if self.acquire_layer else tuple(f"auxiliary/{n}" for n in self.names)
+
     def _auxiliary(
         self, tokens: Mapping[str, Tokens], stored: Mapping[str, Tokens]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -80,6 +80,11 @@ class MMRAD(Strategy):
         features = [mean_of_own(fused[name]) * present_BM[:, i, None] for i, name in enumerate(self.names)]
         return Output(self.head(torch.cat(features, dim=-1)))
 
+    @property
+    def feature_views(self) -> tuple[str, ...]:
+        """None: every encoder reads prompts."""
+        return ()
+
     def prompt(self, name: str, embedded: Tokens) -> Tensor:
         """Return the prompts of each row, (B·S, P, D), made of its embedded tokens."""
         out: Tensor = self.prompt_nets[name](adaptive_pool(embedded.values, self.prompts, embedded.mask))

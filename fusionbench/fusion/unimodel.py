@@ -54,6 +54,11 @@ class UniModel(Strategy):
         name = self.carrier
         return Output(self.head(self.views.pool(self.views.encode({name: sequence}))[name]))
 
+    @property
+    def feature_views(self) -> tuple[str, ...]:
+        """The modalities that are encoded before they join the one sequence."""
+        return self.further
+
     def embed(self, rows: Mapping[str, Tensor]) -> dict[str, Tokens]:
         """Return each modality's tokens in the one encoder's width: values (B, S·N, D), mask (B, S·N) or None."""
         further = {name: rows[name] for name in self.further}

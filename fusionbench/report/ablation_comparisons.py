@@ -10,9 +10,8 @@ from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE
 from fusionbench.report.ablation_results import Results, labels
 from fusionbench.report.ablation_table import AblationTable
-from fusionbench.report.comparison import Comparison, FusionHelp, Method, compare_draws, fusion_help, held_against
-from fusionbench.report.methods import align
-from fusionbench.report.resampling import Draws, resample_each
+from fusionbench.report.comparison import Comparison, FusionHelp, Method, compare_shared, fusion_help, held_against
+from fusionbench.report.shared_cases import SharedCases
 
 Interval = tuple[float, float]
 LEVEL = 0.95
@@ -40,8 +39,8 @@ class ColumnVerdicts:
 def judge_column(table: AblationTable, results: Results, column: str, resamples: int = 2000) -> ColumnVerdicts:
     """Compare the rows of a column that have a result.
 
-    The groups are drawn once, for all metrics, pairs and questions. Rows that were not tested on the same cases still
-    get their intervals, each by itself.
+    The groups are drawn once, for all metrics, pairs and questions, and again for each set of cases of a row that saw
+    fewer, since some lack its modality. Rows that cannot be compared still get their intervals, each by itself.
 
     Args:
         table: The table.
@@ -54,29 +53,31 @@ def judge_column(table: AblationTable, results: Results, column: str, resamples:
         reason = "No run of this column has a result."
         return ColumnVerdicts({}, None, (), reason, reason)
     try:
-        drawn = _draw(table, methods, resamples)
+        shared = _shared(table, methods, resamples)
+        intervals = _intervals(shared, methods)
     except UserError as error:
         reason = f"Rows of this column cannot be compared: {error}."
-        each = (_intervals(_draw(table, [method], resamples)).items() for method in methods)
+        each = (_intervals(_shared(table, [method], resamples), [method]).items() for method in methods)
         return ColumnVerdicts(dict(itertools.chain.from_iterable(each)), None, (), reason, reason)
-    draws = drawn[table.metric]
     alone = {row: names for (row, own), names in table.own_unimodals.items() if own == column}
     plain = {row: name for (row, own), name in table.own_concat.items() if own == column}
-    entries, unanswered = held_against(alone, plain, draws.observed)
+    entries, unanswered = held_against(alone, plain, [method.name for method in methods])
     return ColumnVerdicts(
-        _intervals(drawn),
-        compare_draws(draws, table.metric, margin=table.margin),
-        fusion_help(draws, entries, table.metric, margin=table.margin),
+        intervals,
+        compare_shared(shared, table.metric, margin=table.margin),
+        fusion_help(shared, entries, table.metric, margin=table.margin),
         unanswered=unanswered,
     )
 
 
-def _draw(table: AblationTable, methods: Sequence[Method], resamples: int) -> dict[str, Draws]:
-    """Resample methods that were tested on the same cases, all metrics at once."""
-    aligned = align(methods, *labels(methods[0].runs[0]))
-    return resample_each(aligned, [m for m in table.shown if m in HEADLINE], resamples=resamples, seed=0)
+def _shared(table: AblationTable, methods: Sequence[Method], resamples: int) -> SharedCases:
+    """Return methods ready to be resampled, all metrics at once."""
+    metrics = [m for m in table.shown if m in HEADLINE]
+    return SharedCases(methods, *labels(methods[0].runs[0]), metrics, resamples=resamples, seed=0)
 
 
-def _intervals(drawn: Mapping[str, Draws]) -> dict[tuple[str, str], Interval]:
-    """Return the interval of every row and metric."""
-    return {(row, m): draws.score(row, LEVEL)[1:] for m, draws in drawn.items() for row in draws.observed}
+def _intervals(shared: SharedCases, methods: Sequence[Method]) -> dict[tuple[str, str], Interval]:
+    """Return the interval of every row and metric, on the row's own cases."""
+    every = shared.draws()
+    drawn = {m.name: shared.draws(m.name) if m.name in shared.fewer else every for m in methods}
+    return {(row, m): draws.score(row, LEVEL)[1:] for row, own in drawn.items() for m, draws in own.items()}

@@ -71,7 +71,9 @@ def _caption(table: AblationTable) -> str:
     """Return the caption, escaped: Styler leaves it as it is."""
     seeds = f"mean ± standard deviation over {len(table.seeds)} seeds" if len(table.seeds) > 1 else "one seed"
     several = len(table.columns) > 1
-    text = f"{table.title.rstrip('.')}. {table.metric if several else 'Scores'}: {seeds}"
+    title = table.title.rstrip(".")
+    ended = title if title.endswith(("?", "!")) else f"{title}."
+    text = f"{ended} {table.metric if several else 'Scores'}: {seeds}"
     text += f"; 95 % intervals are in {table.name}.csv." if several else ", [95 % interval]."
     printed = " Published numbers are the paper's own." if table.published else ""
     return _escape(text + printed)

@@ -64,7 +64,7 @@ def _wide(table: AblationTable, results: Results, scores: pd.DataFrame, metric: 
         shown = [spread(mean, sd) for mean, sd in zip(own["mean"], own["sd"], strict=True)]
         lines[column] = [
             text + _hole_marks(table, results, row, column, notes)
-            for row, text in zip(table.rows, _bold(shown, own["mean"], metric), strict=True)
+            for row, text in zip(table.rows, _bold(shown, _whole(table, results, own["mean"], column), metric), strict=True)
         ]
         if own["published"].notna().any():
             lines[f"{column}, published"] = [fraction(value) for value in own["published"]]
@@ -77,7 +77,8 @@ def _detail(table: AblationTable, results: Results, scores: pd.DataFrame, column
     lines = {"row": [_name(row, results, [column], notes) for row in rows]}
     for metric in table.shown:
         own = part(scores, rows, column, metric)
-        shown = _bold([spread(m, sd) for m, sd in zip(own["mean"], own["sd"], strict=True)], own["mean"], metric)
+        shown = [spread(m, sd) for m, sd in zip(own["mean"], own["sd"], strict=True)]
+        shown = _bold(shown, _whole(table, results, own["mean"], column), metric)
         bounds = [interval(low, high) for low, high in zip(own["low"], own["high"], strict=True)]
         marks = [_hole_marks(table, results, row, column, notes) for row in rows]
         cells = zip(shown, bounds, marks, strict=True)
@@ -106,6 +107,12 @@ def _bold(shown: Sequence[str], means: pd.Series[float], metric: str) -> list[st
     return [f"**{text}**" if several and mean == best else text for text, mean in zip(shown, rounded, strict=True)]
 
 
+def _whole(table: AblationTable, results: Results, means: pd.Series[float], column: str) -> pd.Series[float]:
+    """Return the scores of the rows that were tested on all cases, nan for those that no best is chosen from."""
+    parts = table.columns_in(column)
+    return means.where([not any(results.fewer_cases(str(row), part) for part in parts) for row in means.index])
+
+
 def _name(row: str, results: Results, columns: Sequence[str], notes: Footnotes) -> str:
     """Return a row's name with marks for what was let through and what starts from random weights."""
     sentences: dict[str, None] = {}
@@ -115,6 +122,10 @@ def _name(row: str, results: Results, columns: Sequence[str], notes: Footnotes) 
             sentences[f"The integrity gate was told to let through: {allowed}."] = None
         if random != "none":
             sentences[f"Started from random weights: the encoder of {random}."] = None
+    for column in columns:
+        if told := results.fewer_cases(row, column):
+            where = f" in {column}" if len(columns) > 1 else ""
+            sentences[f"Tested on {told}{where}, as the others lack its modality; never the best."] = None
     return row + notes.mark(list(sentences))
 
 

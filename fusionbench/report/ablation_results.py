@@ -61,6 +61,12 @@ class Results:
         """Return all finished runs of a column."""
         return [run for (_, own), runs in self.runs.items() if own == column for run in runs]
 
+    def fewer_cases(self, row: str, column: str) -> str:
+        """Return ``6 of the 8 cases`` for a row that was not tested on all of its column's; empty for others."""
+        most = max((len(run.predictions) for run in self.in_column(column)), default=0)
+        own = min((len(run.predictions) for run in self.of(row, column)), default=most)
+        return f"{own:,} of the {most:,} cases" if own < most else ""
+
     def methods(self, table: AblationTable, column: str) -> list[Method]:
         """Return the rows of a column that have a result, as what is compared."""
         numbered = {id(run): table for run, table in _numbered(self.in_column(column))}
@@ -100,8 +106,8 @@ def size(predictions: pd.DataFrame) -> tuple[int, int]:
 def _numbered(runs: Sequence[Run]) -> list[tuple[Run, pd.DataFrame]]:
     """Replace ids by numbers in order of appearance.
 
-    Ids are hashed with a store's own key, and resampling goes by their order: by number, equal results get equal
-    intervals in whatever store they lie.
+    Ids are hashed with a store's own key: by number, what a report says of cases is the same in whatever store they
+    lie.
     """
     names: dict[str, dict[str, str]] = {"case": {}, "group": {}}
     for run in runs:

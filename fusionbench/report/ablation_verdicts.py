@@ -31,7 +31,7 @@ def verdict_section(table: AblationTable, verdicts: Mapping[str, ColumnVerdicts]
         if found.comparison is None:
             parts.append(found.reason)
         elif len(found.comparison.scores) < 2:
-            parts.append("One row has a result, so there is nothing to compare.")
+            parts += ["One row has a result, so there is nothing to compare.", *found.comparison.notes]
         else:
             parts += [_against_best(found.comparison), _triangle(found.comparison), *found.comparison.notes]
     return "\n\n".join(parts)

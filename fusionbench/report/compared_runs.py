@@ -15,6 +15,7 @@ from fusionbench.report.fusion_help import Entry, held_against
 from fusionbench.report.methods import Method
 from fusionbench.tracking import Store, TrackedRun
 
+METRIC, MARGIN = "mAP", 0.02  # of what states none
 _NOT_THE_METHOD = ("seed", "tracking")
 
 
@@ -27,12 +28,16 @@ class Contest:
         methods: At least one.
         entries: The strategies that can be held against their modalities alone; empty where none can.
         notes: What the reader must know of the runs, one sentence each.
+        metric: The headline metric, a table's own.
+        margin: Differences below do not matter.
     """
 
     title: str
     methods: tuple[Method, ...]
     entries: tuple[Entry, ...]
     notes: tuple[str, ...]
+    metric: str = METRIC
+    margin: float = MARGIN
 
 
 def labels(predictions: pd.DataFrame) -> tuple[tuple[str, ...], bool]:
@@ -69,7 +74,11 @@ def from_table(store: Store, name: str) -> list[Contest]:
     Raises:
         UserError: There is no such table, or no run of it has ended well.
     """
-    records = _records(store, name)
+    table = _newest(store, name)
+    path = TrackedRun(store, table.info.run_id).artifact("runs.csv")
+    records = pd.read_csv(path, dtype=str, keep_default_na=False)
+    metric = table.data.tags.get("fusionbench.metric", METRIC)
+    margin = float(table.data.tags.get("fusionbench.margin", MARGIN))
     contests = []
     for column in records["column"].unique():
         own = records[records["column"] == column]
@@ -77,13 +86,22 @@ def from_table(store: Store, name: str) -> list[Contest]:
         runs: dict[str, list[tuple[int, TrackedRun]]] = {}
         for row, seed, run_id in zip(done["row"], done["seed"], done["run_id"], strict=True):
             runs.setdefault(row, []).append((int(seed), TrackedRun(store, run_id)))
-        holes = own[own["status"] != "finished"]
-        notes = [f"{r.row} (seed {r.seed}) is left out: {r.reason or r.status}." for r in holes.itertuples(index=False)]
+        notes = _hole_notes(own[own["status"] != "finished"])
         if runs:
-            contests.append(_with_own(_contest(column, runs, notes), own))
+            contest = replace(_contest(column, runs, notes), metric=metric, margin=margin)
+            contests.append(_with_own(contest, own))
     if not contests:
         raise UserError(f"no run of table '{name}' has ended well; run 'fusionbench ablate' again")
     return contests
+
+
+def _hole_notes(holes: pd.DataFrame) -> list[str]:
+    """Return why runs are left out, those that were not wanted in one sentence a reason."""
+    missing = holes[holes["status"] == "missing"]
+    counts = missing["reason"].value_counts(sort=False)
+    notes = [f"{n} run{' is' if n == 1 else 's are'} left out: {reason or 'missing'}." for reason, n in counts.items()]
+    others = holes.drop(missing.index).itertuples(index=False)
+    return notes + [f"{r.row} (seed {r.seed}) is left out: {r.reason or r.status}." for r in others]
 
 
 def _with_own(contest: Contest, records: pd.DataFrame) -> Contest:
@@ -103,15 +121,14 @@ def _with_own(contest: Contest, records: pd.DataFrame) -> Contest:
     return replace(contest, entries=tuple(entries), notes=notes)
 
 
-def _records(store: Store, name: str) -> pd.DataFrame:
-    """Return ``runs.csv`` of the newest table of this name."""
-    by_name: dict[str, str] = {}
+def _newest(store: Store, name: str) -> Any:  # noqa: ANN401 - an MLflow run
+    """Return the newest table of this name."""
+    by_name: dict[str, Any] = {}
     for table in store.search_all("tags.`fusionbench.level` = 'table'"):
-        by_name.setdefault(table.data.tags.get("fusionbench.table", ""), table.info.run_id)
+        by_name.setdefault(table.data.tags.get("fusionbench.table", ""), table)
     if name not in by_name:
         raise UserError(f"there is no table '{name}' in '{store.uri}'{nearest(name, by_name)}")
-    path = TrackedRun(store, by_name[name]).artifact("runs.csv")
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+    return by_name[name]
 
 
 def _contest(title: str, runs: Mapping[str, Sequence[tuple[int, TrackedRun]]], notes: Sequence[str] = ()) -> Contest:
@@ -122,17 +139,22 @@ def _contest(title: str, runs: Mapping[str, Sequence[tuple[int, TrackedRun]]], n
     ]
     tags = {name: own[0][1].tags() for name, own in runs.items()}
     fusion = {name: found.get("fusionbench.fusion", "") for name, found in tags.items()}
+    modalities = {name: found.get("fusionbench.modalities", "") for name, found in tags.items()}
     told = (*notes, *(note for name, found in tags.items() for note in _tag_notes(name, found)))
-    return Contest(title, tuple(methods), _entries(fusion), told)
+    return Contest(title, tuple(methods), _entries(fusion, modalities), told)
 
 
-def _entries(fusion: Mapping[str, str]) -> tuple[Entry, ...]:
+def _entries(fusion: Mapping[str, str], modalities: Mapping[str, str]) -> tuple[Entry, ...]:
     """Hold every strategy against all that is one modality alone, and against concatenation if one method is that."""
     alone = tuple(name for name, kind in fusion.items() if kind == "unimodal")
     plain = [name for name, kind in fusion.items() if kind == "concat"]
     concat = plain[0] if len(plain) == 1 else None
     strategies = [name for name in fusion if name not in alone] if alone else []
-    return tuple(Entry(name, alone, None if name == concat else concat) for name in strategies)
+    given = set(modalities[name] for name in alone)
+    return tuple(
+        Entry(name, alone, None if name == concat else concat, set(modalities[name].split(", ")) <= given)
+        for name in strategies
+    )
 
 
 def _seeds(own: Sequence[tuple[int, TrackedRun]]) -> tuple[int, ...]:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fusionbench.errors import UserError, nearest
 from fusionbench.report.contrast import contrast, holm
 from fusionbench.report.fusion_help import Entry, FusionHelp, did_fusion_help, fusion_help, held_against
-from fusionbench.report.methods import Method, align
-from fusionbench.report.resampling import Draws, resample
+from fusionbench.report.methods import Method
+from fusionbench.report.resampling import Draws
+from fusionbench.report.shared_cases import SharedCases
 from fusionbench.report.verdicts import Pair, Verdict, check_options, judge
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Verdict",
     "compare",
     "compare_draws",
+    "compare_shared",
     "did_fusion_help",
     "fusion_help",
     "held_against",
@@ -72,7 +74,7 @@ def compare(
     seed: int = 0,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Comparison:
-    """Compare methods on the test cases that all of them predicted.
+    """Compare methods on the same test cases; one that saw only some of them is told of in a note.
 
     Args:
         methods: Each with one table of predictions for each seed.
@@ -93,8 +95,24 @@ def compare(
     for name in itertools.chain.from_iterable(pairs or ()):
         if name not in names:
             raise UserError(f"there is no method '{name}' to compare{nearest(name, names)}")
-    draws = resample(align(methods, classes, multilabel), metric, resamples=resamples, seed=seed)
-    return compare_draws(draws, metric, margin=margin, level=level, pairs=pairs)
+    shared = SharedCases(methods, classes, multilabel, (metric,), resamples=resamples, seed=seed)
+    for name in itertools.chain.from_iterable(pairs or ()):
+        if name in shared.fewer:
+            raise UserError(f"'{name}' was tested on {shared.fewer[name]:,} of the cases only; leave it out of the pairs")
+    return compare_shared(shared, metric, margin=margin, level=level, pairs=pairs)
+
+
+def compare_shared(
+    shared: SharedCases,
+    metric: str,
+    *,
+    margin: float = 0.02,
+    level: float = 0.95,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> Comparison:
+    """Compare the methods that were tested on all cases; arguments as in ``compare_draws``."""
+    found = compare_draws(shared.draws()[metric], metric, margin=margin, level=level, pairs=pairs)
+    return replace(found, notes=(*found.notes, *shared.notes(metric, level)))
 
 
 def compare_draws(

@@ -60,7 +60,7 @@ def conclusion(comparison: Comparison) -> str:
     wins = {name: _beaten(pairs, name) for name in comparison.scores}
     first = [name for name, beaten in wins.items() if beaten and len(beaten) == len(wins) - 1]
     if not pairs:
-        return f"There is one method only, so nothing to compare its {metric} with."
+        return f"There is one method only on {comparison.cases:,} cases, so nothing to compare its {metric} with."
     if first:
         return f"{first[0]} is better in {metric} than {'every other method' if len(wins) > 2 else _beaten_one(wins)}."
     tied, few = words.count("tied"), words.count("too few cases")

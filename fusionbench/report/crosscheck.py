@@ -1,5 +1,7 @@
 """The same question asked of textbook tests from libraries: DeLong's for AUC and McNemar's for accuracy.
 
+Where DeLong's variance is 0 the library bootstraps the cases instead, and the test is called so.
+
 Both take every case for a patient of its own and see one trained model of each method, the first seed's: they are a
 check on the verdicts and not a replacement. Their p-values are not adjusted.
 """
@@ -33,7 +35,7 @@ class CrossCheck:
         metric: ``AUC/<class>``, ``accuracy``, or ``accuracy/<class>`` when multi-label.
         first: Value of ``a`` with its first seed.
         second: Value of ``b``.
-        test: Whose it is.
+        test: ``DeLong``, ``McNemar``, or ``bootstrap`` where DeLong's variance is 0.
         p: Two-sided p-value.
     """
 
@@ -53,7 +55,8 @@ def crosscheck(
 
     Args:
         methods: As in ``comparison.compare``.
-        classes: K names in label order; those without a case, or with all, have no AUC and are left out.
+        classes: K names in label order; with fewer than two cases in or outside one, DeLong's variance is undefined
+            and the class is left out.
         multilabel: Whether a case can have several classes.
         pairs: Which pairs, by name; null: all.
 
@@ -73,14 +76,15 @@ def crosscheck(
 def _delong(
     a: str, b: str, first_NK: Floats, second_NK: Floats, truth_NK: NDArray[np.int64], classes: Sequence[str]
 ) -> Iterator[CrossCheck]:
-    """Yield DeLong's test for each class that has an AUC."""
+    """Yield DeLong's test for each class with two cases or more in it and outside it."""
     for k, label in enumerate(classes):
         truth_N = truth_NK[:, k]
-        if truth_N.min() == truth_N.max():
+        if not 2 <= truth_N.sum() <= len(truth_N) - 2:
             continue
-        z, p, auc_a, auc_b, *_ = Delong_test(truth_N, first_NK[:, k], second_NK[:, k], return_ci=False, random_state=0)
+        z, p, *_, auc_a, auc_b, info = Delong_test(truth_N, first_NK[:, k], second_NK[:, k], random_state=0)
         same = z == 0 and auc_a == auc_b  # the library calls equal rankings p = 0
-        yield CrossCheck(a, b, f"AUC/{label}", float(auc_a), float(auc_b), "DeLong", 1.0 if same else float(p))
+        test = "DeLong" if info["method"] == "delong" else info["method"]
+        yield CrossCheck(a, b, f"AUC/{label}", float(auc_a), float(auc_b), test, 1.0 if same else float(p))
 
 
 def _mcnemar(

@@ -4,7 +4,8 @@ Which modality is best is not known, only which scored highest here, and choosin
 fusion. So "better than its best unimodal" is said only of a strategy that is better than every unimodal (an
 intersection-union test: Berger, 1982; no adjustment needed); "worse" needs one unimodal that is better after
 Bonferroni's correction for their number; "tied" needs all lower bounds, and one upper bound so corrected, inside the
-margin. The strategies' p-values are adjusted by Holm's method.
+margin. The strategies' p-values are adjusted by Holm's method. A modality alone was not tested where it is missing: it
+and a strategy are compared on the cases that both have.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass, replace
 from fusionbench.errors import UserError
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.report.contrast import Contrast, contrast, holm
-from fusionbench.report.methods import Method, align
-from fusionbench.report.resampling import Draws, resample
+from fusionbench.report.methods import Method
+from fusionbench.report.resampling import Draws
+from fusionbench.report.shared_cases import SharedCases
 from fusionbench.report.verdicts import Pair, check_options, judge
 
 
@@ -28,11 +30,13 @@ class Entry:
         strategy: Its name.
         unimodals: Names of its modalities alone, at least one.
         concat: Name of plain concatenation; None where there is none, or it is the strategy itself.
+        whole: Whether the unimodals are all of the strategy's modalities.
     """
 
     strategy: str
     unimodals: tuple[str, ...]
     concat: str | None
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,23 @@ class FusionHelp:
         unimodal: Against the unimodal that scored best, named in ``unimodal.b``, with the difference to that one; its
             p-values and its word are about the best unimodal, whichever that is.
         concat: Against plain concatenation; None where there is none, or it is the strategy itself.
+        fewer: What was compared on fewer than the strategy's cases, such as ``oct alone on 6 of 8 cases``.
+        role: What the unimodal is.
     """
 
     strategy: str
     metric: str
     unimodal: Pair
     concat: Pair | None
+    fewer: tuple[str, ...] = ()
+    role: str = "its best unimodal"
 
     @property
     def sentence(self) -> str:
         """The answer in one line."""
-        text = f"{self.strategy}: {_words(self.unimodal, 'its best unimodal', self.metric)}"
-        return f"{text}; {_words(self.concat, 'concat', self.metric)}." if self.concat else f"{text}."
+        parts = [f"{self.strategy}: {_words(self.unimodal, self.role, self.metric)}"]
+        parts += [_words(self.concat, "concat", self.metric)] if self.concat else []
+        return "; ".join([*parts, *([f"compared with {', '.join(self.fewer)}"] if self.fewer else [])]) + "."
 
 
 def held_against(
@@ -108,7 +117,7 @@ def did_fusion_help(
     """Compare each strategy with its own unimodals and its own concat.
 
     Args:
-        methods: All that the entries name, and others if need be.
+        methods: All that the entries name, and others, over which the variance between seeds is pooled too.
         entries: The strategies that may have helped, each with what it is held against.
         classes: K names in label order.
         multilabel: Whether a case can have several classes.
@@ -124,29 +133,46 @@ def did_fusion_help(
     check_options(metric, margin, level, resamples)
     if not all(entry.unimodals for entry in entries):
         raise UserError("whether fusion helped needs each modality alone beside it; add the unimodal rows")
-    named = {name for e in entries for name in (e.strategy, *e.unimodals, e.concat)}
-    asked = [method for method in methods if method.name in named]
-    draws = resample(align(asked, classes, multilabel), metric, resamples=resamples, seed=seed)
-    return fusion_help(draws, entries, metric, margin=margin, level=level)
+    shared = SharedCases(methods, classes, multilabel, (metric,), resamples=resamples, seed=seed)
+    return fusion_help(shared, entries, metric, margin=margin, level=level)
 
 
 def fusion_help(
-    draws: Draws, entries: Sequence[Entry], metric: str, *, margin: float = 0.02, level: float = 0.95
+    shared: SharedCases, entries: Sequence[Entry], metric: str, *, margin: float = 0.02, level: float = 0.95
 ) -> list[FusionHelp]:
-    """Answer for methods that have been resampled, each strategy against its own unimodals and its own concat.
+    """Answer for each strategy against its own unimodals and its own concat, on the cases that each two share.
 
     Args:
-        draws: Every method in every resample.
+        shared: The methods, resampled on the cases that they share.
         entries: The strategies; p-values are adjusted over all of them.
         metric: What was resampled.
         margin: Half-width of what counts as no difference.
         level: Coverage of the intervals.
     """
+
+    def between(a: str, b: str) -> Contrast:
+        return contrast(shared.draws(a, b)[metric], a, b)
+
     rule = _Rule(metric, margin, level)
-    alone = {e.strategy: {name: contrast(draws, e.strategy, name) for name in e.unimodals} for e in entries}
-    plain = {e.strategy: (e.concat, contrast(draws, e.strategy, e.concat)) for e in entries if e.concat}
-    against_concat = rule.against_one(plain)
-    return [FusionHelp(pair.a, metric, pair, against_concat.get(pair.a)) for pair in rule.against_best(alone)]
+    alone = {e.strategy: {name: between(e.strategy, name) for name in e.unimodals} for e in entries}
+    plain = {e.strategy: (e.concat, between(e.strategy, e.concat)) for e in entries if e.concat}
+    concat, best = rule.against_one(plain), rule.against_best(alone)
+    return [
+        FusionHelp(e.strategy, metric, pair, concat.get(e.strategy), _fewer(shared, e, metric), _role(e))
+        for e, pair in zip(entries, best, strict=True)
+    ]
+
+
+def _fewer(shared: SharedCases, entry: Entry, metric: str) -> tuple[str, ...]:
+    """Return with what a strategy is compared on fewer cases than its own."""
+    own = shared.draws(entry.strategy)[metric].cases
+    others = [*entry.unimodals, *([entry.concat] if entry.concat else [])]
+    counts = {name: shared.draws(entry.strategy, name)[metric].cases for name in others}
+    return tuple(f"{name} on {count:,} of {own:,} cases" for name, count in counts.items() if count < own)
+
+
+def _role(entry: Entry) -> str:
+    return "its best unimodal" if entry.whole or len(entry.unimodals) > 1 else "the only modality alone that is given"
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,14 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Methods on one list of cases, sorted by id, so that no result depends on the order of a file.
+    """Methods on one list of cases, in the order of the first method's first seed.
+
+    Groups are numbered, since resampling goes by their order and ids are hashed with a store's own key: equal results
+    get equal verdicts in whatever store they lie.
 
     Attributes:
         target: (N,) class indices, or (N, K) of 0/1 when multi-label.
-        groups: N groups (patients).
+        groups: N groups (patients), numbered in order of appearance.
         probabilities: For each method one (N, K) a seed, in the order of its seeds.
         seeds: Each method's seeds, ascending.
     """
@@ -52,7 +55,7 @@ class Aligned:
 
 
 def align(methods: Sequence[Method], classes: Sequence[str], multilabel: bool) -> Aligned:
-    """Bring every run's test cases into one order.
+    """Bring every run's test cases into one order, that of the first method's first seed.
 
     Raises:
         UserError: Two methods share a name, a seed comes twice, or runs differ in cases, groups or labels; names how
@@ -69,12 +72,14 @@ def align(methods: Sequence[Method], classes: Sequence[str], multilabel: bool) -
     for name, runs in tables.items():
         for seed, table in runs.items():
             _check_same(methods[0].name, first, f"{name} (seed {seed})", table, classes)
+    order_N = np.argsort(first.index)
     probabilities = {
-        name: tuple(predictions.probabilities(table, classes) for table in runs.values())
+        name: tuple(predictions.probabilities(table, classes)[order_N] for table in runs.values())
         for name, runs in tables.items()
     }
     seeds = {name: tuple(runs) for name, runs in tables.items()}
-    return Aligned(target, tuple(predictions.groups(first)), probabilities, seeds)
+    numbers_N, _ = pd.factorize(np.array(predictions.groups(first))[order_N])
+    return Aligned(target[order_N], tuple(f"{number:09}" for number in numbers_N), probabilities, seeds)
 
 
 def _check_names(methods: Sequence[Method]) -> None:
@@ -92,7 +97,7 @@ def _check_names(methods: Sequence[Method]) -> None:
 
 
 def _by_seed(method: Method) -> dict[int, pd.DataFrame]:
-    """Return the test cases of each seed, both ascending."""
+    """Return the test cases of each seed, both ascending; a case's index is its place in the run's table."""
     tables = {}
     for seed, run in sorted(zip(method.seeds, method.runs, strict=True), key=lambda pair: pair[0]):
         table = predictions.select_split(run, "test")
@@ -100,7 +105,7 @@ def _by_seed(method: Method) -> dict[int, pd.DataFrame]:
         if cases.duplicated().any():
             twice = cases[cases.duplicated()].iloc[0]
             raise UserError(f"'{method.name}' (seed {seed}) predicts case '{twice}' twice; predict each case once")
-        tables[seed] = table.assign(case=cases).sort_values("case", ignore_index=True)
+        tables[seed] = table.assign(case=cases).reset_index(drop=True).sort_values("case")
     return tables
 
 

@@ -4,7 +4,8 @@ The variance of an AUC is Hanley and McNeil's (1982), of an accuracy the binomia
 share part of it, by the correlation of their scores (Hanley and McNeil, 1983); groups of several cases are worth less
 than as many patients, by Kish's design effect 1 + (m - 1) · icc, m being the mean over cases of their group's size. The
 AUCs of K classes are supposed to correlate by 1 / (K - 1): exact for two, and on the safe side for more (simulated
-in ``tests/report/test_power.py``). That choice is ours.
+in ``tests/report/test_power.py``). That choice is ours. All of it holds for two trained models: how much training again
+changes them is not known beforehand and comes on top.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm
+from scipy.stats import t
 
 from fusionbench.errors import UserError, check_number
 
@@ -73,16 +74,22 @@ class Assumptions:
         check_number("methods", self.methods, least=2)
         check_number("level", self.level, above=0, below=1)
 
-    @property
-    def quantiles(self) -> float:
-        """How many standard errors a difference must have, at the level of Holm's first step."""
-        alpha = (1 - self.level) / math.comb(self.methods, 2)
-        return float(norm.ppf(1 - alpha / 2) + norm.ppf(self.power))
+    def quantiles(self, groups: int) -> float:
+        """Return how many standard errors a difference must have, at the level of Holm's first step.
 
-    @property
-    def quantiles_of_a_tie(self) -> float:
-        """How many standard errors must fit into the margin for equal methods to be called tied."""
-        return float(norm.ppf((1 + self.level) / 2))
+        Args:
+            groups: In the test split; Student's t has one degree of freedom less, as in ``contrast``.
+        """
+        alpha = (1 - self.level) / math.comb(self.methods, 2)
+        return float(t.ppf(1 - alpha / 2, groups - 1) + t.ppf(self.power, groups - 1))
+
+    def quantiles_of_a_tie(self, groups: int) -> float:
+        """Return how many standard errors must fit into the margin for equal methods to be called tied.
+
+        Args:
+            groups: In the test split.
+        """
+        return float(t.ppf((1 + self.level) / 2, groups - 1))
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Detectable:
     Attributes:
         metric: ``mAUC``, ``accuracy`` or ``AUC/<class>``.
         error: Standard error of the difference of two methods; nan where a class has no case, or all.
-        difference: Smallest difference that is found with the power assumed.
+        difference: Smallest difference that is found with the power assumed; nan with one group too.
     """
 
     metric: str
@@ -113,7 +120,8 @@ def plan(split: Split, assumed: Assumptions) -> list[Detectable]:
     errors = {"mAUC": _error_of_mean([error for error in by_class.values() if not math.isnan(error)])}
     errors["accuracy"] = math.sqrt(assumed.score * (1 - assumed.score) / split.cases)
     errors |= {f"AUC/{name}": error for name, error in by_class.items()}
-    return [Detectable(name, e * inflate, e * inflate * assumed.quantiles) for name, e in errors.items()]
+    quantiles = assumed.quantiles(len(split.group_sizes))
+    return [Detectable(name, e * inflate, e * inflate * quantiles) for name, e in errors.items()]
 
 
 def _error_of_mean(errors: Sequence[float]) -> float:

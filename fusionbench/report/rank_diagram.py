@@ -72,14 +72,14 @@ def rank_diagram(scores: pd.DataFrame, metric: str, path: Path, level: float = 0
 
 
 def pooled(columns: Mapping[str, tuple[str, Mapping[str, float]]]) -> pd.DataFrame:
-    """Return scores by dataset and method, the mean over columns that are on the same dataset.
+    """Return scores by dataset and method, the mean over columns that are on the same dataset, nan where one has none.
 
     Args:
         columns: By title: the dataset's key and each method's score.
     """
     frame = pd.DataFrame({title: dict(scores) for title, (_, scores) in columns.items()}).T
     keys = pd.Series({title: key for title, (key, _) in columns.items()})
-    return frame.groupby(keys).mean()
+    return frame.groupby(keys).agg(pd.Series.mean, skipna=False)
 
 
 def _check(scores: pd.DataFrame, whole: pd.DataFrame) -> None:

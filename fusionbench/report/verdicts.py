@@ -1,8 +1,10 @@
 """The word on a pair of methods: better, worse, tied, or too few cases to tell.
 
-"Better" and "worse" say that the p-value, adjusted by Holm's method (1979), stays below 1 - level. "Tied" says that the
-interval of the difference lies inside the margin on both sides, which is stricter than two one-sided tests at the same
-error. Whatever remains is "too few cases", with the smallest difference that would have been found.
+"Better" and "worse" say that the difference is real, whatever its size: the p-value, adjusted by Holm's method (1979),
+stays below 1 - level. That goes before "tied", also where the interval lies inside the margin; the line shows the
+size. "Tied" says that the interval of the difference lies inside the margin on both sides, which is stricter than two
+one-sided tests at the same error. Whatever remains is "too few cases", with the smallest difference that would have
+been found; so is every pair with fewer than ten groups.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.metrics import HEADLINE, LOWER_IS_BETTER
 from fusionbench.report.contrast import Contrast
 from fusionbench.report.tables import HOLE
+
+# Ours: with fewer groups a resample holds too few different ones for its spread to stand for that of new patients.
+LEAST_GROUPS = 10
 
 Verdict = Literal["better", "worse", "tied", "too few cases"]
 
@@ -57,10 +62,12 @@ def judge(
     a: str, b: str, found: Contrast, p_holm: float, *, metric: str, margin: float, level: float, family: int
 ) -> Pair:
     """Turn a contrast and its adjusted p-value into a pair with its word."""
-    low, high = found.interval(level)
+    low, high = (min(max(bound, -1.0), 1.0) if not math.isnan(bound) else bound for bound in found.interval(level))
     gain = -found.difference if metric in LOWER_IS_BETTER else found.difference
     word: Verdict = "too few cases"
-    if p_holm < 1 - level:
+    if found.freedom + 1 < LEAST_GROUPS:
+        pass
+    elif p_holm < 1 - level:
         word = "better" if gain > 0 else "worse"
     elif -margin <= low and high <= margin:
         word = "tied"

@@ -1,15 +1,26 @@
 """``fusionbench ablate`` on real files: runs, holes, kills, sharing, and what MLflow shows of it."""
 
+import dataclasses
 import os
 import signal
 import sys
+from multiprocessing import Pipe
+from threading import Thread
+from unittest import mock
 
 import pandas as pd
 import pytest
-from program import THIRD_PARTY, command, new_store, refused, runs, store, write_config
+from program import THIRD_PARTY, command, edited, new_store, refused, runs, store, write_config
 from sweeping import EI, ENVIRONMENT, ablate, forked, in_child, once, results, write_base, write_table
 
+from fusionbench import config as configs
 from fusionbench.__main__ import main
+from fusionbench.ablate import execute, worker
+from fusionbench.ablate.sweep import in_one_place
+from fusionbench.ablate.table import read
+from fusionbench.ablate.tree import Tree
+from fusionbench.ablate.worker import Order, Place
+from fusionbench.errors import UserError
 from fusionbench.task import FusionTask
 
 pytestmark = THIRD_PARTY
@@ -92,7 +103,10 @@ def test_the_same_command_again_runs_nothing_and_doubles_nothing(folder, square)
 def test_the_plan_says_what_has_ended_what_is_left_and_how_long_it_takes(folder, square):
     done = ablate(folder / "square.yaml", square, "--dry-run")
     assert done.out.count(" finished ") == 4 + 4
-    assert "0 runs to do" in done.out
+    assert "everything is finished" in done.out
+    some = ablate(folder / "square.yaml", square, "--dry-run", "--rows", "mean", "optimizer.lr=0.02")
+    assert "not asked for)" not in some.out
+    assert "2 more are not asked for and not listed" in some.out
     longer = ablate(folder / "square.yaml", square, "--dry-run", "optimizer.lr=0.02")
     assert longer.out.count(" to do ") == 4 + 4
     assert "8 runs to do: about " in longer.out
@@ -137,6 +151,8 @@ def test_a_sweep_killed_anywhere_ends_as_if_nothing_had_happened(folder, square,
     assert (tmp_path / "stopped").exists()
     states = {run.data.tags["fusionbench.level"]: run.info.status for run in runs(store(place))}
     assert states["table"] == ("KILLED" if number == signal.SIGINT else "RUNNING")
+    if number == signal.SIGINT:
+        assert "RUNNING" not in [r.info.status for r in runs(store(place))]
     begun = {r.info.run_id for r in runs(store(place))}
     done = ablate(folder / "square.yaml", place)
     assert done.code == 0, done.err
@@ -155,9 +171,107 @@ def test_a_worker_that_is_killed_is_a_hole_and_the_others_go_on(folder, tmp_path
     assert table["status"].to_dict() == {"mean": "failed", "concat": "finished"}
     assert table.loc["mean", "reason"].endswith("process ended by signal 9")
     assert "signal 9" in done.out
+    dead = store(place).client.get_run(table.loc["mean", "run_id"])
+    assert (dead.info.status, dead.data.tags["fusionbench.row"]) == ("FAILED", "mean")
     again = ablate(folder / "two.yaml", place)
     assert again.code == 0, again.err
     assert set(cells(place, "two")["status"]) == {"finished"}
+
+
+def test_no_id_path_or_message_reaches_what_is_written_or_tracked(folder, tmp_path):
+    def mark(row):
+        return row | ({"group_id": "SECRET-eye"} if row["case_id"] in ("c000", "c031") else {})
+
+    leaky = {"data": {"path": edited(folder, "leaky.csv", mark).removeprefix("data.path=")}}
+    away = {"data": {"path": str(tmp_path / "nowhere.csv")}}
+    columns = {"leaky": leaky, "away": away, "here": {}}
+    write_table(folder, "private", columns=columns, rows={"mean": {"fusion": {"name": "mean"}}})
+
+    def fail(task, batch, batch_idx):
+        raise RuntimeError("case SECRET-eye")
+
+    place = tmp_path / "runs"
+    with mock.patch.object(FusionTask, "training_step", fail):
+        done = ablate(folder / "private.yaml", place)
+    assert done.code == 1
+    assert done.out.count("SECRET-eye") == 2, "the console names the patient in two splits, and the error"
+    reasons = cells(place, "private").set_index("column")["reason"].to_dict()
+    data = "the data are not there or have a fault, which the console names"
+    assert reasons == {"leaky": data, "away": data, "here": "RuntimeError"}
+    written = [path for part in ("results", "artifacts") for path in (place / part).rglob("*") if path.is_file()]
+    assert {"private.md", "runs.csv", "private.runs.csv", "private.yaml"} <= {path.name for path in written}
+    assert not [path for path in written if b"SECRET" in path.read_bytes()]
+    assert not [run for run in runs(store(place)) if "SECRET" in str(run.to_dictionary())]
+    told = [path for path in written if path.suffix in (".md", ".csv")]
+    assert not [path for path in told if b"nowhere" in path.read_bytes()]
+
+
+def test_a_password_is_not_tracked_and_metric_and_margin_are_tags(folder, tmp_path):
+    place = tmp_path / "runs"
+    path = write_table(folder, "secret", metric="mAUC", margin=0.05, rows={"mean": {"fusion": {"name": "mean"}}})
+    uri = f"sqlite:///{new_store(place)}/mlflow.db"
+    path.write_text(path.read_text("utf-8") + "# https://me:pass@word@host/path\n", "utf-8")
+    table = in_one_place(read(path, [f"tracking.uri={uri}", f"tracking.folder={place}"]))
+    tree = Tree(store(place), table, table.config("mean", "csv", 0))
+    tree.keep([], "")
+    parent = store(place).client.get_run(tree.parent)
+    assert (parent.data.tags["fusionbench.metric"], parent.data.tags["fusionbench.margin"]) == ("mAUC", "0.05")
+    assert parent.data.params["table"].endswith("# https://host/path\n")
+    (kept,) = place.rglob("secret.yaml")
+    assert kept.read_text("utf-8") == parent.data.params["table"]
+
+
+def test_a_run_whose_predictions_or_model_are_gone_is_run_again(folder, tmp_path):
+    place = tmp_path / "runs"
+    write_table(folder, "lost", rows={"EI": EI, "mean": {"fusion": {"name": "mean"}}})
+    assert ablate(folder / "lost.yaml", place).code == 0
+    before = results(place / "results")
+    by_name = {run.info.run_name: run.info.run_id for run in runs(store(place))}
+    for name, lost in (("mean · seed 0", "predictions.parquet"), ("age-mor-csv-s0", "model.safetensors")):
+        for path in place.rglob(lost):
+            if by_name[name] in path.parts:
+                path.unlink()
+    plan = ablate(folder / "lost.yaml", place, "--dry-run")
+    assert "3 runs to do" in plan.out, "EI's identity is open until its stage 1 is there again"
+    assert ablate(folder / "lost.yaml", place).code == 0
+    after = [run.info.run_id for run in runs(store(place)) if run.info.run_id not in by_name.values()]
+    assert len(after) == 2
+    assert results(place / "results") == before
+
+
+def test_a_worker_that_died_while_idle_is_replaced(folder, tmp_path):
+    config = configs.load(folder / "base.yaml", [f"tracking.folder={new_store(tmp_path / 'runs')}", "fusion.name=mean"])
+    config = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, progress=False))
+    workers, reports = execute.Workers([Place(threads=1)]), []
+
+    def go():
+        workers.run([Order(config, {})], lambda number: None, lambda text: None, lambda _, r: reports.append(r))
+
+    try:
+        with forked(), mock.patch.dict(os.environ, ENVIRONMENT):
+            go()
+            os.kill(workers._workers[0].process.pid, signal.SIGKILL)
+            workers._workers[0].process.join()
+            go()
+    finally:
+        workers.close()
+    assert [report.kind for report in reports] == ["finished", "finished"], reports
+    assert reports[0].run_id == reports[1].run_id
+
+
+def test_forks_of_a_worker_send_nothing_and_its_threads_whole_reports(folder):
+    here, there = Pipe()
+    lines = worker._Lines(worker._Pipe(there))
+    assert in_child(lambda: lines.write("from a fork\n") and 0) == 0
+    text = "x" * 5000
+    threads = [Thread(target=lambda: [lines.write(f"{text}\n") for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    got = [here.recv().text for _ in range(80)]
+    for thread in threads:
+        thread.join()
+    assert set(got) == {text}
+    assert not here.poll()
 
 
 def test_a_row_that_fails_is_a_hole_with_its_reason(folder, tmp_path):
@@ -229,7 +343,7 @@ def test_data_that_are_not_there_are_skipped_with_the_reason(folder, tmp_path):
     assert "column 'away' is skipped: there is no file" in done.err
     table = cells(tmp_path / "runs", "gap").set_index("column")
     assert table.loc["away", "status"] == "skipped"
-    assert "there is no file" in table.loc["away", "reason"]
+    assert table.loc["away", "reason"] == "the data are not there or have a fault, which the console names"
     write_table(folder, "gone", columns={"away": away})
     where = f"tracking.folder={tmp_path}/runs"
     assert "no column whose data are there" in refused("ablate", "--config", folder / "gone.yaml", where)
@@ -246,6 +360,13 @@ def test_all_tables_of_a_folder_run_and_those_without_data_are_told(folder, tmp_
     assert done.code == 0, done.err
     assert "a is skipped: none of its data are there" in done.err
     assert "b: 1 finished" in done.out
+    write_config(tables / "0.yaml", {**tree, "rows": {"mean": {"fusion": {"name": "meen"}}}})
+    with forked():
+        done = command("ablate", *options, **ENVIRONMENT)
+    assert done.code == 1, "a table with a mistake is told"
+    assert "did you mean 'mean'" in done.err
+    assert "b: 1 finished" in done.out, "and the others run"
+    assert "did you mean 'mean'" in refused("ablate", "--config", tables / "0.yaml")
     assert "holds no table" in refused("ablate", "--all", folder / "images")
     assert "needs a table" in refused("ablate")
 
@@ -254,6 +375,33 @@ def test_the_command_takes_no_impossible_number_of_processes(folder):
     assert "--parallel must be at least 1" in refused("ablate", "--config", folder / "square.yaml", "--parallel", "0")
     sentence = refused("ablate", "--config", folder / "square.yaml", "--parallel", "9", "trainer.accelerator=gpu")
     assert "wants a GPU for each process" in sentence
+
+
+def test_mistakes_are_told_before_any_run(folder, tmp_path):
+    table = ("ablate", "--config", folder / "two.yaml", f"tracking.folder={tmp_path}/runs")
+    file = tmp_path / "file"
+    file.write_text("")
+    for place in (file, file / "below"):
+        assert f"--results '{place}' cannot be a folder of results" in refused(*table, "--results", place)
+    assert "table 'two' is given 2 times" in refused(*table, "--config", folder / "two.yaml")
+    assert "use --seeds" in refused(*table, "seed=3")
+    assert "run all of them by --all" in refused("ablate", "--config", folder)
+    assert "no folder that exists" in refused("ablate", "--all", tmp_path / "nodir")
+    assert "must be whole numbers such as 0,1, not 'abc'" in refused(*table, "--seeds", "abc")
+    assert "must be names or numbers with commas between them" in refused(*table, "--seeds", "")
+    assert "must be a whole number, not 'x'" in refused(*table, "--parallel", "x")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("wanted", "there", "passes"), [("auto", 2, False), ("auto", 0, True), ("cpu", 2, True)])
+def test_no_gpu_is_shared_by_two_processes(monkeypatch, wanted, there, passes):
+    monkeypatch.setattr(execute, "_devices", lambda: [str(number) for number in range(there)])
+    if passes:
+        assert len(execute.places(3, [wanted])) == 3
+    else:
+        assert [place.device for place in execute.places(2, [wanted])] == ["0", "1"]
+        with pytest.raises(UserError, match="--parallel 3 wants a GPU for each process, but there are 2"):
+            execute.places(3, [wanted])
 
 
 @pytest.mark.slow

@@ -66,6 +66,38 @@ def test_a_strategy_is_held_against_baselines_tuned_as_it_is(folder):
     assert table.config("concat with lora", "csv", 0).adapt == {"name": "lora"}
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        *({"optimizer": {"lr": 0.5}}, {"scheduler": {"name": "constant"}}, {"trainer": {"max_epochs": 9}}),
+        *({"task": {"label_smoothing": 0.1}}, {"data": {"batch_size": 4}}),
+    ],
+    ids=lambda own: next(iter(own)),
+)
+def test_a_strategy_is_held_against_baselines_trained_as_it_is(folder, own):
+    rows = {"EI": EI, "mine": {"fusion": {"name": "mean"}, **own}}
+    table = read(write_table(folder, baselines=None, rows=rows))
+    names = ("age alone", "age alone with mine", "sex alone", "sex alone with mine", "concat", "concat with mine")
+    assert sorted(table.rows[:-2]) == sorted(names)
+    assert table.own_unimodals["EI", "csv"] == ("age alone", "sex alone")
+    assert table.own_unimodals["mine", "csv"] == ("age alone with mine", "sex alone with mine")
+    assert table.own_concat == {("EI", "csv"): "concat", ("mine", "csv"): "concat with mine"}
+    (section,) = own
+    mine, alone = (getattr(table.config(row, "csv", 0), section) for row in ("mine", "age alone with mine"))
+    if section == "data":
+        mine, alone = ({k: v for k, v in node.items() if k != "modalities"} for node in (mine, alone))
+    assert mine == alone
+
+
+def test_a_row_alone_is_the_baseline_of_what_is_trained_as_it_is(folder):
+    quick = {"optimizer": {"lr": 0.5}}
+    years = {"fusion": {"name": "unimodal", "modality": "age"}, **quick}
+    rows = {"EI": EI, "years": years, "mine": {"fusion": {"name": "mean"}, **quick}}
+    table = read(write_table(folder, baselines=["unimodal"], rows=rows))
+    assert table.own_unimodals["EI", "csv"] == ("age alone", "sex alone")
+    assert table.own_unimodals["mine", "csv"] == ("years", "sex alone with mine")
+
+
 def test_a_row_may_be_in_some_columns_only(folder):
     table = read(write_table(folder, columns={"a": {}, "b": {}}, rows={"both": {}, "one": {"only": ["b"]}}))
     assert set(table.trees) == {("both", "a"), ("both", "b"), ("one", "b")}
@@ -89,7 +121,8 @@ MISTAKES = {
     "unknown key": ({"colums": {}}, "unknown key 'colums'; did you mean 'columns'"),
     "no title": ({"title": None}, "needs 'title'"),
     "no base": ({"base": None}, "needs 'base'"),
-    "base not there": ({"base": "bass.yaml"}, "did you mean 'base.yaml'"),
+    "base not there": ({"base": "bass.yaml"}, "table 'two': 'base' names 'bass.yaml', but there is no file"),
+    "base near": ({"base": "bass.yaml"}, "did you mean 'base.yaml'"),
     "no rows": ({"rows": {}}, "needs 'rows'"),
     "row no difference": ({"rows": {"a": 3}}, "row 'a' must be a difference"),
     "row's key": ({"rows": {"a": {"fuson": {}}}}, "row 'a' has an unknown key 'fuson'; did you mean 'fusion'"),
@@ -110,10 +143,17 @@ MISTAKES = {
     "published column": ({"published": {"mean": {"cvs": {"mAP": 1}}}}, "unknown key 'cvs'; did you mean 'csv'"),
     "published metric": ({"published": {"mean": {"csv": {"mAP5": 1}}}}, "unknown metric 'mAP5'; did you mean 'mAP'"),
     "published value": ({"published": {"mean": {"csv": {"mAP": "high"}}}}, "'mAP' must be a number"),
+    "published percent": ({"published": {"mean": {"csv": {"mAP": 91}}}}, "0 to 1, not 91; did you mean 0.91?"),
     "mean": ({"means": {"all": ["cvs"]}}, "unknown column 'cvs'; did you mean 'csv'"),
     "mean's name": ({"means": {"csv": ["csv"]}}, "'csv' is both a column and a mean"),
     "column's name": ({"columns": {1: {}}}, "the name 1 in 'columns' must be text"),
 }
+
+
+def test_a_table_is_not_suggested_as_its_own_base(tmp_path):
+    with pytest.raises(UserError) as told:
+        read(write_table(tmp_path, "basis", base="basic.yaml"))
+    assert "did you mean 'basis.yaml'" not in str(told.value)
 
 
 @pytest.mark.parametrize(("changes", "sentence"), MISTAKES.values(), ids=MISTAKES)

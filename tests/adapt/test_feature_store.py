@@ -9,7 +9,7 @@ import torch
 from layouts import CSV_MODALITIES, make_csv
 from program import THIRD_PARTY, VIT, bert, command, history, new_store, runs, store, write_config
 
-from fusionbench import build, config
+from fusionbench import build, callbacks, config
 from fusionbench.adapt import feature_store, feature_table
 from fusionbench.adapt.feature_store import Part, Setting
 from fusionbench.adapt.feature_table import Layout, TooLarge, compute, content_keys
@@ -158,6 +158,61 @@ def test_a_table_is_named_after_all_that_its_numbers_depend_on(ready):
         names.add(name())
         weight[0] -= 1
     assert len(names) == 6
+
+
+def test_libraries_and_arithmetic_are_in_a_tables_name(ready, monkeypatch):
+    encoder, part = ready.strategy.views.encoder("photo"), Part(ready.source, "photo")
+
+    def name():
+        return feature_store.identity("key", encoder, part, SETTING)
+
+    plain = name()
+    for library in ("torch", "timm", "transformers"):
+        with monkeypatch.context() as patch:
+            patch.setattr(feature_store, "version", lambda asked, newer=library: "9" if asked == newer else "1")
+            first = name()
+            patch.setattr(feature_store, "version", lambda asked: "1")
+            assert name() != first, library
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert name() != plain
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert name() == plain
+
+
+def test_a_worker_with_few_threads_fills_and_reads_the_table_of_one_with_many(ready, tmp_path, monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    real = feature_store.compute
+    monkeypatch.setattr(feature_store, "compute", lambda *a: seen.append(torch.get_num_threads()) or real(*a))
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    try:
+        torch.set_num_threads(1)
+        _, was_there = ready.table(tmp_path, "photo")
+        assert (was_there, seen, torch.get_num_threads()) == (False, [2], 1)
+        torch.set_num_threads(2)
+        assert ready.table(tmp_path, "photo")[1], "the share of the machine that a worker has is not in the name"
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert not ready.table(tmp_path, "photo")[1]
+
+
+def test_an_encoder_of_a_plugin_brings_its_package():
+    assert callbacks._package("eyes.encoders.vit") == "eyes"
+    assert callbacks._package("fusionbench.encoders.timm_vit") == "fusionbench.encoders"
+
+
+@pytest.mark.parametrize(
+    ("fusion", "tag", "filled"),
+    [("mmrad", "live", ()), ("early_intervention", "partly", ("notes", "photo")), ("unimodel", "partly", ("notes",))],
+)
+def test_only_tables_that_a_strategy_reads_are_filled_and_the_tag_says_which(ready, tmp_path, fusion, tag, filled):
+    options = [f"fusion.name={fusion}", *(["fusion.prior=none"] if fusion == "early_intervention" else [])]
+    _, _, data = fit(ready, tmp_path / "runs", *options, "trainer.max_epochs=1")
+    assert data.tags["fusionbench.features"] == tag
+    tables = (tmp_path / "runs" / "features").glob("*.safetensors")
+    assert sorted(path.name.partition("-")[0] for path in tables) == list(filled)
 
 
 def test_the_random_state_is_untouched(ready, tmp_path):

@@ -137,6 +137,18 @@ def test_what_is_present_is_read(name: str) -> None:
     assert all(read) or name == "unimodal"
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_views_whose_features_are_stored_are_those_that_are_looked_up(name: str, training: bool) -> None:
+    made = some(counts(name)[-1])
+    network = strategy(name, made).train(training)
+    asked: set[str] = set()
+    real = network.views.stored
+    network.views.stored = lambda inputs: asked.update(inputs) or real(inputs)
+    cases = batch(made, 3)
+    network(cases.inputs, cases.present)
+    assert asked == set(network.feature_views)
+
+
 def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     made = some(3) if 3 in counts(name) else some(counts(name)[-1])
     network = strategy(name, made).eval()

@@ -156,3 +156,17 @@ def test_pictures_too_plain_to_compare_are_noted(make, tmp_path):
     assert train(make()).notes == [
         "2 of 16 pictures are too plain to be told apart by their looks: only their files were compared"
     ]
+
+
+def test_validation_that_is_test_is_told_once(make):
+    photos = [f"{i}.png" for i in (*range(8), *range(12, 16), *range(12, 16))]
+    ages = np.array([*range(8), *range(12, 16), *range(12, 16)]) + 0.5
+    made = make(photo=photos, age=ages, crp=1.5)
+    report = check(made[0], ["photo", "labs"], cache=made[1])
+    assert [f.message[:22] for f in report.findings if f.severity == "error"] == ["validation equals test"]
+    assert check(made[0], ["photo", "labs"], ["val_is_test"], made[1]).ok
+    patients = [f"p{i}" for i in (*range(8), *range(12, 16), *range(12, 16))]
+    made = make(photo=photos, age=ages, crp=1.5, group_id=patients)
+    assert refusal(made).endswith("in val, test: hold other validation cases out of training")
+    report = check(made[0], ["photo", "labs"], cache=made[1])
+    assert [f.message[:20] for f in report.findings if f.severity == "error"] == ["4 groups (patients) "]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,13 @@ from sklearn.metrics import accuracy_score, average_precision_score
 from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE
 from fusionbench.report.comparison import Method, compare
-from fusionbench.report.contrast import Contrast, holm
-from fusionbench.report.resampling import seed_weights
+from fusionbench.report.contrast import Contrast, contrast, holm
+from fusionbench.report.methods import align
+from fusionbench.report.resampling import Draws, resample_each, seed_weights
 from fusionbench.report.verdicts import judge
 
 ABC = ["a", "b", "c"]
+QUICK = {"resamples": 100, "seed": 7}
 
 
 def plain_scores(method, weights, metric):
@@ -39,9 +42,9 @@ def plain_scores(method, weights, metric):
 
 
 def plain_contrast(first, second, metric, resamples, seed):
-    """Return difference, standard error and degrees of freedom by a loop over resamples."""
+    """Return the difference, and for groups and seeds the standard error and degrees of freedom, by a loop."""
     groups = first.runs[0]["group"].to_numpy()
-    names = sorted(set(groups))
+    names = list(dict.fromkeys(groups))
     counts = np.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), size=resamples)
     shares = {len(m.seeds): seed_weights(m.seeds, resamples, seed) for m in (first, second)}
     groups_only, both = [], []
@@ -54,25 +57,66 @@ def plain_contrast(first, second, metric, resamples, seed):
     difference = plain_scores(first, once, metric).mean() - plain_scores(second, once, metric).mean()
     size = len(names)
     of_groups, of_both = (np.var(v, ddof=1) * size / (size - 1) for v in (groups_only, both))
-    of_seeds = max(of_both - of_groups, 0)
-    freedom = size - 1
-    seeds = [len(m.seeds) - 1 for m in (first, second) if len(m.seeds) > 1]
-    if seeds:
-        freedom = (of_groups + of_seeds) ** 2 / (of_groups**2 / (size - 1) + of_seeds**2 / min(seeds))
-    return difference, max(np.sqrt(of_both), 1 / (size + 2)), freedom
+    gaps = plain_scores(first, once, metric) - plain_scores(second, once, metric)
+    of_seeds = max(of_both - of_groups, np.var(gaps, ddof=1) / len(gaps)) if len(gaps) > 1 else 0
+    return difference, (max(np.sqrt(of_groups), 1 / (size + 2)), size - 1), (np.sqrt(of_seeds), max(len(gaps) - 1, 1))
 
 
 @pytest.mark.parametrize(("metric", "seeds"), [("mAP", (0,)), ("accuracy", (0, 1, 2))])
 def test_against_a_plain_loop(metric, seeds):
     methods = contestants({"good": 1.5, "poor": 0.8}, seeds=seeds, cases=40, groups=20)
-    difference, error, freedom = plain_contrast(*methods, metric, 100, 7)
+    difference, *errors = plain_contrast(*methods, metric, 100, 7)
+
+    def half_width(tail):
+        return math.sqrt(sum((stats.t.isf(tail, freedom) * error) ** 2 for error, freedom in errors))
+
     found = compare(methods, ABC, False, metric=metric, resamples=100, seed=7).pairs[0]
     assert (found.a, found.b) == ("good", "poor")
     assert found.difference == pytest.approx(difference)
-    assert found.p == pytest.approx(2 * stats.t.sf(abs(difference / error), freedom))
-    half = stats.t.ppf(0.975, freedom) * error
+    assert half_width(found.p / 2) == pytest.approx(abs(difference))
+    half = half_width(0.025)
     assert (found.low, found.high) == pytest.approx((difference - half, difference + half))
-    assert found.detectable == pytest.approx((stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)) * error)
+    assert found.detectable == pytest.approx(half + half_width(0.2))
+
+
+def test_a_p_value_is_students_where_seeds_add_nothing():
+    for difference in (1e-9, 0.03, -0.2):
+        assert Contrast(difference, 0.03, 59).p == pytest.approx(2 * stats.t.sf(abs(difference) / 0.03, 59))
+    assert Contrast(0.9, 0.01, 1e6).p == 1e-15
+    assert Contrast(0.0, 0.03, 59, 0.02, 2).p == Contrast(math.nan, 0.03, 59).p == 1
+
+
+def drawn(seeds, scores):
+    """Return draws in which the groups all say the same, so that only the seeds' variance is left."""
+    observed = {name: np.array(values) for name, values in scores.items()}
+    by_group = {name: np.tile(values, (400, 1)) for name, values in observed.items()}
+    return Draws(90, 60, seeds, observed, by_group, {name: seed_weights(own, 400, 0) for name, own in seeds.items()})
+
+
+def test_how_much_seeds_vary_is_pooled_over_the_methods_with_the_same_seeds():
+    generator = np.random.default_rng(0)
+    scores = {name: 0.7 + 0.01 * generator.normal(size=3) for name in "abcdef"}
+    calm = scores | {"a": scores["b"] + 0.02}  # the pair's own seeds agree by chance
+    found = contrast(drawn(dict.fromkeys(scores, (0, 1, 2)), calm), "a", "b")
+    table = np.stack(list(calm.values()))
+    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    assert found.seed_freedom == 10
+    assert found.seed_error == pytest.approx(np.sqrt((rest**2).sum() / 10 * 2 / 3))
+    restless = contrast(drawn(dict.fromkeys(scores, (0, 1, 2)), calm | {"a": [0.5, 0.7, 0.9]}), "a", "b")
+    assert restless.seed_error == pytest.approx(np.std([0.5, 0.7, 0.9] - scores["b"], ddof=1) / np.sqrt(3), rel=0.1)
+
+
+def test_seeds_that_differ_are_pooled_within_methods():
+    scores = {"a": [0.5, 0.8], "b": [0.6, 0.61, 0.63], "c": [0.5], "d": [0.6, 0.62]}
+    seeds = {"a": (0, 1), "b": (0, 1, 2), "c": (0,), "d": (5, 6)}
+    found = contrast(drawn(seeds, scores), "b", "d")
+    within = sum(np.var(values) * len(values) for values in scores.values()) / 4
+    assert (found.seed_error, found.seed_freedom) == (pytest.approx(np.sqrt(within * (1 / 3 + 1 / 2))), 2)
+    assert contrast(drawn(seeds, scores), "a", "c").seed_freedom == 2
+    only = {name: seeds[name] for name in "bc"}
+    assert contrast(drawn(only, {name: scores[name] for name in "bc"}), "b", "c").seed_freedom == 2
+    bare = contrast(drawn({"c": (0,), "x": (0,)}, {"c": [0.5], "x": [0.6]}), "c", "x")
+    assert (bare.error, bare.seed_error) == (1 / 62, 0)
 
 
 def test_seeds_are_paired_where_they_are_the_same():
@@ -185,9 +229,42 @@ def test_the_order_of_rows_seeds_and_other_splits_change_nothing():
     changed = []
     for method in methods:
         tables = [table.sample(frac=1, random_state=3) for table in method.runs]
-        tables = [pd.concat([table, table.assign(split="val")]) for table in tables]
+        tables[0] = tables[0] if changed else method.runs[0]  # the order that all are brought into
+        tables = [pd.concat([table.assign(split="val"), table]) for table in tables]
         changed.append(replace(method, runs=tuple(tables[::-1]), seeds=method.seeds[::-1]))
     assert compare(methods, ABC, False) == compare(changed, ABC, False)
+
+
+def test_how_ids_are_hashed_changes_nothing():
+    methods = contestants({"a": 1.0, "b": 1.4})
+
+    def hashed(ids, key):
+        return ids.map(lambda name: f"{zlib.crc32((key + name).encode()):08x}")
+
+    one, other = (
+        [
+            replace(m, runs=tuple(t.assign(case=hashed(t["case"], key), group=hashed(t["group"], key)) for t in m.runs))
+            for m in methods
+        ]
+        for key in ("key", "another")
+    )
+    assert align(one, ABC, False).groups[:2] == ("000000000", "000000001")
+    assert compare(one, ABC, False) == compare(other, ABC, False) == compare(methods, ABC, False)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_resample_without_a_rare_class_is_left_out_of_means_over_classes(multilabel):
+    (method,) = contestants({"a": 1.0}, cases=40, groups=40)
+    target = np.where(np.arange(40) == 7, 2, np.arange(40) % 2)  # class c has one case
+    columns = {f"target.{label}": (target == k).astype(int) for k, label in enumerate(ABC)}
+    table = method.runs[0].drop(columns="target").assign(**(columns if multilabel else {"target": target}))
+    aligned = align([replace(method, runs=(table,))], ABC, multilabel)
+    found = {name: draws.by_group["a"][:, 0] for name, draws in resample_each(aligned, HEADLINE, **QUICK).items()}
+    counts = np.random.default_rng(QUICK["seed"]).multinomial(40, [1 / 40] * 40, size=QUICK["resamples"])
+    lost = counts[:, 7] == 0
+    for name in ("mAP", "mAUC", "mS2", "F1"):
+        np.testing.assert_array_equal(np.isnan(found[name]), lost)
+    assert np.isfinite([found["accuracy"], found["ECE"]]).all()
 
 
 def test_multilabel():

@@ -9,7 +9,7 @@ from contestants import contestants
 from matplotlib.image import imread
 from rich.console import Console
 
-from fusionbench.report.comparison import Comparison, Pair, compare, did_fusion_help
+from fusionbench.report.comparison import Comparison, Entry, Pair, compare, did_fusion_help
 from fusionbench.report.comparison_text import conclusion, pair_table, score_table, to_csv, to_markdown
 from fusionbench.report.crosscheck import CAVEAT, crosscheck
 from fusionbench.report.forest import draw_forest
@@ -65,7 +65,8 @@ def test_a_line_for_each_pair_with_its_word(comparison):
 
 
 def test_the_page_holds_everything(methods, comparison):
-    answers = did_fusion_help(methods[:2], methods[2:], methods[1], ABC, False)
+    entries = [Entry("early_intervention", ("oct alone",), "concat|late"), Entry("concat|late", ("oct alone",), None)]
+    answers = did_fusion_help(methods, entries, ABC, False)
     page = to_markdown(comparison, "Title", answers, crosscheck(methods, ABC, False), ["A run was random."])
     assert page.startswith("# Title\n\nearly_intervention is better in mAP than every other method.\n")
     assert r"concat\|late" in page

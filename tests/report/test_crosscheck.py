@@ -45,7 +45,18 @@ def test_against_plain_loops():
 
 def test_equal_predictions_do_not_differ():
     first = contestants({"x": 1.2})[0]
-    assert {check.p for check in crosscheck([first, replace(first, name="y")], ABC, False)} == {1.0}
+    found = crosscheck([first, replace(first, name="y")], ABC, False)
+    assert {check.p for check in found} == {1.0}
+    assert [check.test for check in found] == ["bootstrap"] * 3 + ["McNemar"]
+
+
+def test_a_class_of_one_case_has_no_test():
+    first, second = contestants({"x": 1.2, "y": 0.7})
+    one = [
+        replace(m, runs=(m.runs[0].assign(target=np.where(np.arange(60) == 4, 2, np.arange(60) % 2)),))
+        for m in (first, second)
+    ]
+    assert [check.metric for check in crosscheck(one, ABC, False)] == ["AUC/a", "AUC/b", "accuracy"]
 
 
 def test_multilabel_and_a_class_that_is_absent():

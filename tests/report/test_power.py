@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 from test_verdict_simulation import found_in
 
@@ -22,21 +22,23 @@ def test_against_the_formula_by_hand():
     spread = 0.16 + 39 * (0.8 / 1.2 - 0.64) + 59 * (2 * 0.64 / 1.8 - 0.64)
     error = math.sqrt(spread / 2400)
     assert hanley_mcneil(0.8, 40, 60) == pytest.approx(error)
-    z = norm.ppf(0.975) + norm.ppf(0.8)
+    z = t.ppf(0.975, 99) + t.ppf(0.8, 99)
     found = by_metric(TWO)
     assert found["AUC/ill"] == pytest.approx(z * error)
     assert found["accuracy"] == pytest.approx(z * 0.04)
     assert found["mAUC"] == pytest.approx(z * (error + hanley_mcneil(0.8, 60, 40)) / 2)
     many = by_metric(TWO, methods=12)
-    assert many["accuracy"] / found["accuracy"] == pytest.approx((norm.ppf(1 - 0.025 / 66) + norm.ppf(0.8)) / z)
+    assert many["accuracy"] / found["accuracy"] == pytest.approx((t.ppf(1 - 0.025 / 66, 99) + t.ppf(0.8, 99)) / z)
 
 
 def test_groups_are_worth_less_than_cases():
     assert Split([2.0] * 50, {}).design_effect(1) == 2
     assert Split([1.0] * 50 + [50.0], {}).design_effect(0.5) == pytest.approx(1 + (2550 / 100 - 1) / 2)
     pairs = Split([2.0] * 50, TWO.members)
-    assert by_metric(pairs, icc=1.0)["accuracy"] == pytest.approx(math.sqrt(2) * by_metric(TWO, icc=1.0)["accuracy"])
-    assert by_metric(pairs, icc=0.0) == by_metric(TWO)
+    surer = (t.ppf(0.975, 99) + t.ppf(0.8, 99)) / (t.ppf(0.975, 49) + t.ppf(0.8, 49))  # more groups, more freedom
+    found, alone = by_metric(pairs, icc=1.0)["accuracy"] * surer, by_metric(TWO, icc=1.0)["accuracy"]
+    assert found == pytest.approx(math.sqrt(2) * alone)
+    assert by_metric(pairs, icc=0.0)["accuracy"] * surer == pytest.approx(by_metric(TWO)["accuracy"])
 
 
 def test_a_class_without_cases_has_no_answer_and_the_others_have():
