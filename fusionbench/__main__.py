@@ -90,7 +90,9 @@ def _ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sub.add_argument("--rows", type=_words, default=(), metavar="A,B", help="run only these rows; default: all")
     sub.add_argument("--seeds", type=_numbers, default=(), metavar="0,1", help="run only these seeds; default: all")
     sub.add_argument("--dry-run", action="store_true", help="show each run's state and an estimate of time, and end")
-    sub.add_argument("--parallel", type=_whole, default=1, metavar="N", help="processes at once, one a GPU (default: 1)")
+    sub.add_argument(
+        "--parallel", type=_whole, default=1, metavar="N", help="processes at once, one a GPU (default: 1)"
+    )
     sub.add_argument("--results", default="results", metavar="DIR", help="folder of the results (default: %(default)s)")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
@@ -228,8 +230,12 @@ def _compare_plan(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--cases", type=_whole, metavar="N", help="test cases, instead of a config")
     group.add_argument("--groups", type=_whole, metavar="G", help="patients among them (default: as many as cases)")
     group.add_argument("--classes", type=_whole, metavar="K", help="classes, equally frequent (default: 2)")
-    group.add_argument("--methods", type=_whole, default=2, metavar="N", help="methods to compare (default: %(default)s)")
-    group.add_argument("--score", type=_number, default=0.8, metavar="S", help="AUC and accuracy (default: %(default)s)")
+    group.add_argument(
+        "--methods", type=_whole, default=2, metavar="N", help="methods to compare (default: %(default)s)"
+    )
+    group.add_argument(
+        "--score", type=_number, default=0.8, metavar="S", help="AUC and accuracy (default: %(default)s)"
+    )
     group.add_argument(
         "--correlation", type=_number, default=0.5, metavar="R", help="of two methods' scores (default: %(default)s)"
     )

@@ -187,7 +187,8 @@ def _files(path: Path, where: str, key: str, value: object) -> Node:
         file = path.parent / name
         if not file.is_file():
             others = [other.name for other in file.parent.glob("*.yaml") if other.resolve() != path]
-            raise UserError(f"{where}: '{key}' names '{name}', but there is no file '{file}'{nearest(file.name, others)}")
+            hint = nearest(file.name, others)
+            raise UserError(f"{where}: '{key}' names '{name}', but there is no file '{file}'{hint}")
         merged = configs.merge(merged, configs.read(file))
     return merged
 

@@ -72,7 +72,7 @@ def _check_options(options: argparse.Namespace) -> None:
     """Refuse a seed that the table could not keep, and a place for results that could not hold any, before any run."""
     for override in options.overrides:
         if override.partition("=")[0] == "seed":
-            raise UserError(f"'{override}' cannot be set, every row has the table's seeds: use --seeds to choose of them")
+            raise UserError(f"'{override}' cannot be set, as every row has the table's seeds; use --seeds")
     results = Path(options.results).absolute()
     there = next(path for path in (results, *results.parents) if os.path.exists(path))
     if not (there.is_dir() and os.access(there, os.W_OK)):

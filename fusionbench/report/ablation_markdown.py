@@ -62,9 +62,9 @@ def _wide(table: AblationTable, results: Results, scores: pd.DataFrame, metric: 
     for column in (*table.averages, *table.columns):
         own = part(scores, table.rows, column, metric)
         shown = [spread(mean, sd) for mean, sd in zip(own["mean"], own["sd"], strict=True)]
+        shown = _bold(shown, _whole(table, results, own["mean"], column), metric)
         lines[column] = [
-            text + _hole_marks(table, results, row, column, notes)
-            for row, text in zip(table.rows, _bold(shown, _whole(table, results, own["mean"], column), metric), strict=True)
+            text + _hole_marks(table, results, row, column, notes) for row, text in zip(table.rows, shown, strict=True)
         ]
         if own["published"].notna().any():
             lines[f"{column}, published"] = [fraction(value) for value in own["published"]]
@@ -110,7 +110,8 @@ def _bold(shown: Sequence[str], means: pd.Series[float], metric: str) -> list[st
 def _whole(table: AblationTable, results: Results, means: pd.Series[float], column: str) -> pd.Series[float]:
     """Return the scores of the rows that were tested on all cases, nan for those that no best is chosen from."""
     parts = table.columns_in(column)
-    return means.where([not any(results.fewer_cases(str(row), part) for part in parts) for row in means.index])
+    few = [any(results.fewer_cases(str(row), part) for part in parts) for row in means.index]
+    return means.mask(pd.Series(few, index=means.index))
 
 
 def _name(row: str, results: Results, columns: Sequence[str], notes: Footnotes) -> str:
@@ -125,7 +126,7 @@ def _name(row: str, results: Results, columns: Sequence[str], notes: Footnotes) 
     for column in columns:
         if told := results.fewer_cases(row, column):
             where = f" in {column}" if len(columns) > 1 else ""
-            sentences[f"Tested on {told}{where}, as the others lack its modality; never the best."] = None
+            sentences[f"Tested on {told}{where} only, so never the best here."] = None
     return row + notes.mark(list(sentences))
 
 

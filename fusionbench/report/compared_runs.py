@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,10 +99,10 @@ def from_table(store: Store, name: str) -> list[Contest]:
 def _hole_notes(holes: pd.DataFrame) -> list[str]:
     """Return why runs are left out, those that were not wanted in one sentence a reason."""
     missing = holes[holes["status"] == "missing"]
-    counts = missing["reason"].value_counts(sort=False)
+    counts = Counter(map(str, missing["reason"]))
     notes = [f"{n} run{' is' if n == 1 else 's are'} left out: {reason or 'missing'}." for reason, n in counts.items()]
-    others = holes.drop(missing.index).itertuples(index=False)
-    return notes + [f"{r.row} (seed {r.seed}) is left out: {r.reason or r.status}." for r in others]
+    others = holes.drop(missing.index)[["row", "seed", "reason", "status"]].astype(str).to_dict("records")
+    return notes + [f"{r['row']} (seed {r['seed']}) is left out: {r['reason'] or r['status']}." for r in others]
 
 
 def _with_own(contest: Contest, records: pd.DataFrame) -> Contest:

@@ -98,7 +98,7 @@ def compare(
     shared = SharedCases(methods, classes, multilabel, (metric,), resamples=resamples, seed=seed)
     for name in itertools.chain.from_iterable(pairs or ()):
         if name in shared.fewer:
-            raise UserError(f"'{name}' was tested on {shared.fewer[name]:,} of the cases only; leave it out of the pairs")
+            raise UserError(f"'{name}' was tested on {shared.fewer[name]:,} of the cases only; leave out its pairs")
     return compare_shared(shared, metric, margin=margin, level=level, pairs=pairs)
 
 

@@ -5,12 +5,11 @@ from the resamples, since 2,000 of those cannot go below .001 and 66 pairs need 
 sqrt(t_G² e_G² + t_S² e_S²), each error with the quantile of its own degrees of freedom (Banerjee, 1961): that never
 covers less than its level, while Satterthwaite's approximation does where two or three seeds happen to agree.
 
-A pair's few seeds tell little about how much training varies, so all methods of the comparison are asked: M methods of
-S seeds leave a residual with (M - 1) (S - 1) degrees of freedom once methods and seeds are taken out. It supposes that
-training varies alike in all of them; as it may not, the greater of this and the pair's own variance counts, which keeps
-one restless method from being taken for a calm one, though at degrees of freedom that are too many for it. Two methods
-alone have S - 1 and suppose nothing. The pooling is our choice; ``tests/report/test_verdict_simulation.py`` shows that
-the error is kept.
+Two or three seeds tell little about how much training varies, so from five methods on each borrows from the others by
+empirical Bayes, as genes do in limma (Smyth, 2004): much where the variances between seeds are alike, hardly anything
+where they are not, so that one method that varies wildly does not hide what the steady ones show. With fewer methods a
+pair has its own alone, with S - 1 degrees of freedom, which holds however the two differ (Mickey and Brown, 1966).
+``tests/report/test_verdict_simulation.py`` shows that the error is kept.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtrit
+from scipy.special import digamma, polygamma, stdtrit
 from statsmodels.stats.multitest import multipletests
 
 from fusionbench.report.resampling import Draws
 
 _LEAST_P = 1e-15
+_ENOUGH = 5  # methods from which a distribution of variances can be estimated
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ def contrast(draws: Draws, a: str, b: str) -> Contrast:
     from_groups = unbiased * _variance(draws.groups_only(a) - draws.groups_only(b))
     from_both = unbiased * _variance(draws.joint(a) - draws.joint(b))
     error = max(math.sqrt(from_groups), draws.floor)
-    pooled, freedom = _pooled_over_methods(draws, a, b)
-    return Contrast(difference, error, draws.groups - 1, math.sqrt(max(from_both - from_groups, pooled)), freedom)
+    again, freedom = _from_seeds(draws, a, b)
+    return Contrast(difference, error, draws.groups - 1, math.sqrt(max(from_both - from_groups, again)), freedom)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -100,24 +100,42 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
 
 
-def _pooled_over_methods(draws: Draws, a: str, b: str) -> tuple[float, float]:
-    """Return the variance that seeds give a difference, by all methods, and its degrees of freedom.
-
-    Where ``a`` and ``b`` have the same seeds, so have the methods that count, and what a seed does to all is taken out.
-    Where not, that is part of the variance, and the method with most seeds is not counted, which leaves two methods S -
-    1 here too.
-    """
-    own = [draws.observed[name].size for name in (a, b) if draws.observed[name].size > 1]
-    if not own:
+def _from_seeds(draws: Draws, a: str, b: str) -> tuple[float, float]:
+    """Return the variance that training again gives a difference, and its degrees of freedom."""
+    scores = {name: draws.observed[name] for name in (a, b) if draws.observed[name].size > 1}
+    if not scores:
         return 0.0, 1.0
-    paired = draws.seeds[a] == draws.seeds[b]
-    asked = [name for name, seeds in draws.seeds.items() if len(seeds) > 1 and (not paired or seeds == draws.seeds[a])]
-    scores = [draws.observed[name] for name in asked if not np.isnan(draws.observed[name]).any()]
-    common = np.mean(scores, axis=0) if paired else 0.0
-    squares = sum(float(((values - common - (values - common).mean()) ** 2).sum()) for values in scores)
-    counted = [values.size - 1 for values in scores]
-    freedom = max(sum(counted) - max(counted), min(own) - 1)
-    return squares / (freedom if paired else sum(counted)) * sum(1 / size for size in own), freedom
+    sizes = {values.size for values in scores.values()}
+    alike = [v for v in draws.observed.values() if v.size in sizes and not np.isnan(v).any()]
+    own = {name: float(values.var(ddof=1)) for name, values in scores.items()}
+    freedom = float(min(sizes) - 1)
+    if len(sizes) == 1 and len(alike) >= _ENOUGH:
+        spread, guess, freedom = prior([float(values.var(ddof=1)) for values in alike], min(sizes) - 1)
+        share = spread / (spread + min(sizes) - 1) if math.isfinite(spread) else 1.0
+        own = {name: share * guess + (1 - share) * value for name, value in own.items()}
+    return sum(own[name] / values.size for name, values in scores.items()), freedom
+
+
+def prior(variances: Sequence[float], freedom: int) -> tuple[float, float, float]:
+    """Estimate how alike variances are (Smyth, 2004, Sec. 6.2): the less they are, the less each borrows of the rest.
+
+    Args:
+        variances: One a method.
+        freedom: Degrees of freedom of each.
+
+    Returns:
+        Degrees of freedom of the common variance (infinite where they do not differ more than by chance), that
+        variance, and the degrees of freedom of a variance that has borrowed.
+    """
+    known = np.maximum(variances, max(1e-5 * float(np.median(variances)), 1e-12))
+    logs = np.log(known) - digamma(freedom / 2) + math.log(freedom / 2)
+    excess = float(logs.var(ddof=1) - polygamma(1, freedom / 2))
+    most = float(freedom * len(known))
+    if excess <= polygamma(1, most):
+        return math.inf, float(known.mean()), most
+    half = float(brentq(lambda x: polygamma(1, x) - excess, 1e-3, most))
+    guess = math.exp(float(logs.mean()) + float(digamma(half)) - math.log(half))
+    return 2 * half, guess, min(2 * half + freedom, most)
 
 
 def _variance(values_R: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

@@ -17,7 +17,6 @@ from fusionbench.errors import UserError
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.report.contrast import Contrast, contrast, holm
 from fusionbench.report.methods import Method
-from fusionbench.report.resampling import Draws
 from fusionbench.report.shared_cases import SharedCases
 from fusionbench.report.verdicts import Pair, check_options, judge
 
@@ -49,7 +48,7 @@ class FusionHelp:
         unimodal: Against the unimodal that scored best, named in ``unimodal.b``, with the difference to that one; its
             p-values and its word are about the best unimodal, whichever that is.
         concat: Against plain concatenation; None where there is none, or it is the strategy itself.
-        fewer: What was compared on fewer than the strategy's cases, such as ``oct alone on 6 of 8 cases``.
+        fewer: What was compared on fewer cases than there are, such as ``oct alone on 6 of 8 cases``.
         role: What the unimodal is.
     """
 
@@ -164,11 +163,11 @@ def fusion_help(
 
 
 def _fewer(shared: SharedCases, entry: Entry, metric: str) -> tuple[str, ...]:
-    """Return with what a strategy is compared on fewer cases than its own."""
-    own = shared.draws(entry.strategy)[metric].cases
+    """Return with what a strategy is compared on fewer cases than there are."""
     others = [*entry.unimodals, *([entry.concat] if entry.concat else [])]
     counts = {name: shared.draws(entry.strategy, name)[metric].cases for name in others}
-    return tuple(f"{name} on {count:,} of {own:,} cases" for name, count in counts.items() if count < own)
+    most = len(shared.all_cases)
+    return tuple(f"{name} on {count:,} of {most:,} cases" for name, count in counts.items() if count < most)
 
 
 def _role(entry: Entry) -> str:

@@ -167,11 +167,27 @@ def test_nothing_finished(table, place, tmp_path):
 
 
 def test_rows_on_other_cases_get_intervals_but_no_verdict(table, place, tmp_path):
-    fewer = track(place, "fewer", predictions(1, 5, cases=30))
-    changed = tuple(dataclasses.replace(c, run_id=fewer) if (c.row, c.seed) == ("EI", 0) else c for c in table.cells)
+    other = predictions(1, 5)
+    other["target"] = other["target"].to_numpy()[::-1]
+    changed = track(place, "fewer", other)
+    changed = tuple(dataclasses.replace(c, run_id=changed) if (c.row, c.seed) == ("EI", 0) else c for c in table.cells)
     changed = tuple(c for c in changed if (c.row, c.seed) != ("EI", 1))
     files = written(dataclasses.replace(table, cells=changed), place, tmp_path)
-    assert "were not tested on the same cases" in section(files["md"].read_text(), "Verdicts")
+    assert "disagree on the label" in section(files["md"].read_text(), "Verdicts")
+    assert pd.read_csv(files["csv"])["low"].notna().all()
+
+
+def test_a_row_that_saw_fewer_cases_costs_the_others_no_verdict(table, place, tmp_path):
+    few = {seed: track(place, f"few{seed}", predictions(9, seed, cases=30)) for seed in table.seeds}
+    cells = tuple(dataclasses.replace(c, run_id=few[c.seed]) if c.row == "oct alone" else c for c in table.cells)
+    files = written(dataclasses.replace(table, cells=cells), place, tmp_path)
+    text = files["md"].read_text()
+    assert re.search(r"\| oct alone\[\^1\] +\| +\d", text), "marked, and not bold though it scores best"
+    assert "[^1]: Tested on 30 of the 60 cases only, so never the best here." in text
+    verdicts = section(text, "Verdicts")
+    assert "The best row is EI" in verdicts
+    assert "saw 30 of the 60 cases: it stands in no pair" in verdicts
+    assert "compared with oct alone on 30 of 60 cases." in section(text, "Did fusion help?")
     assert pd.read_csv(files["csv"])["low"].notna().all()
 
 

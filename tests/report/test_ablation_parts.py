@@ -109,6 +109,8 @@ def test_wide_table_stands_before_the_details(scores):
 
 def test_latex_is_escaped_and_balanced(scores):
     text = latex(scores[0], scores[2])
+    asked = dataclasses.replace(scores[0], title="Does it help?")
+    assert "Does it help? mAP" in latex(asked, scores[2])
     assert r"\caption{50 \% of \$x\_1\$ \& \{y\}. mAP: mean $\pm$ standard deviation over 3 seeds" in text
     assert r"DynMM\_soft & -- &" in text
     assert r"EI \#1 & 0.700 $\pm$ 0.000 & 0.824 & 0.800 $\pm$ 0.100 & 0.889" in text

@@ -307,10 +307,15 @@ def changed(method, **columns):
 
 def test_methods_must_share_cases_labels_and_groups():
     first = contestants({"a": 1.0})[0]
-    fewer = replace(first, name="b", runs=(first.runs[0].iloc[4:],))
+    names = first.runs[0]["case"].replace({f"case000{n}": f"other{n}" for n in range(4)})
     others = {
         r"not tested on the same cases: 4 cases \(such as 'case0000', 'case0001', 'case0002'\) only in the former, "
-        r"0 cases only in the latter": fewer,
+        r"4 cases \(such as 'other0', 'other1', 'other2'\) only in the latter": replace(
+            first, name="b", runs=(first.runs[0].assign(case=names),)
+        ),
+        r"'a' and b \(seed 0\) disagree on the group of 2 cases": replace(
+            first, name="b", runs=(changed(first, group="x").runs[0].iloc[:50],)
+        ),
         r"disagree on the group of 2 cases \(such as 'case0000', 'case0001'\)": changed(first, group="x"),
         r"'a' and b \(seed 0\) disagree on the label of 1 case \(such as": changed(
             first, target=[first.runs[0]["target"][0], (first.runs[0]["target"][1] + 1) % 3]
@@ -322,6 +327,29 @@ def test_methods_must_share_cases_labels_and_groups():
     for said, other in others.items():
         with pytest.raises(UserError, match=said):
             compare([first, other], ABC, False)
+
+
+def test_a_method_that_saw_fewer_cases_stands_in_no_pair():
+    first, second, third = contestants({"a": 1.0, "b": 2.0, "c": 9.0})
+    fewer = replace(third, runs=(third.runs[0].iloc[4:],))
+    found = compare([fewer, first, second], ABC, False)
+    assert found.pairs == compare([first, second], ABC, False).pairs
+    assert list(found.scores) == ["a", "b"]
+    score, low, high = compare([fewer], ABC, False).scores["c"]
+    assert (
+        f"c (mAP {score:.3f} [{low:.3f}, {high:.3f}]) saw 56 of the 60 cases: it stands in no pair" in found.notes[-1]
+    )
+    with pytest.raises(UserError, match="'c' was tested on 56 of the cases only"):
+        compare([fewer, first, second], ABC, False, pairs=[("a", "c")])
+
+
+def test_few_groups_are_too_few_whatever_the_scores():
+    far = {"a": 20.0, "b": -20.0}
+    assert compare(contestants(far, cases=45, groups=9), ABC, False).pairs[0].verdict == "too few cases"
+    pair = compare(contestants(far, cases=50, groups=10), ABC, False).pairs[0]
+    assert pair.verdict == "better"
+    assert -1 <= pair.low <= pair.high <= 1
+    assert compare(contestants(far, cases=9, groups=3), ABC, False).pairs[0].high == 1
 
 
 @pytest.mark.parametrize(

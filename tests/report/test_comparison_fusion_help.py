@@ -57,6 +57,33 @@ def test_strategies_share_the_error():
     assert [pair.verdict for pair in pairs] == ["too few cases"] * 2
 
 
+def test_each_modality_alone_is_met_on_the_cases_that_both_have():
+    fusion, concat, oct_, cfp = contestants({"EI": 1.5, "concat": 0.6, "oct": 0.5, "cfp": 0.2}, cases=150, groups=75)
+    seen = [replace(oct_, runs=(oct_.runs[0].iloc[30:],)), replace(cfp, runs=(cfp.runs[0].iloc[:120],))]
+    (answer,) = did_fusion_help([fusion, concat, *seen], [Entry("EI", ("oct", "cfp"), "concat")], ABC, False)
+    assert answer.fewer == ("oct on 120 of 150 cases", "cfp on 120 of 150 cases")
+    assert answer.sentence.endswith("; compared with oct on 120 of 150 cases, cfp on 120 of 150 cases.")
+    part = slice(30, None) if answer.unimodal.b == "oct" else slice(120)
+    cut = [replace(m, runs=(m.runs[0].iloc[part],)) for m in (fusion, concat, oct_ if part.start else cfp)]
+    direct = compare(cut, ABC, False, pairs=[("EI", answer.unimodal.b)]).pairs[0]
+    assert (answer.unimodal.difference, answer.unimodal.low) == (direct.difference, direct.low)
+    whole = compare([fusion, concat], ABC, False).pairs[0]
+    assert answer.concat.difference == whole.difference
+
+
+def test_modalities_that_have_nothing_in_common_are_refused():
+    fusion, oct_ = contestants({"EI": 1.5, "oct": 0.5})
+    halves = [replace(fusion, runs=(fusion.runs[0].iloc[:30],)), replace(oct_, runs=(oct_.runs[0].iloc[30:],))]
+    with pytest.raises(UserError, match="have no test case in common"):
+        did_fusion_help(halves, [Entry("EI", ("oct",), None)], ABC, False)
+
+
+def test_one_modality_of_several_is_not_called_the_best():
+    fusion, oct_ = contestants({"EI": 1.5, "oct": 0.5})
+    (answer,) = did_fusion_help([fusion, oct_], [Entry("EI", ("oct",), None, whole=False)], ABC, False)
+    assert "the only modality alone that is given (oct, mAP" in answer.sentence
+
+
 def test_end_to_end():
     fusion, concat, oct_, cfp = contestants({"EI": 3.0, "concat": 0.6, "oct": 0.5, "cfp": 0.2}, cases=150, groups=75)
     alone = ("oct", "cfp")
