@@ -68,6 +68,9 @@ class Tree:
             tags = {PARENT: self.parent, "fusionbench.level": "row"}
             name = row if len(self.table.columns) == 1 else f"{row} · {column}"
             run_id = self._create(name, {**tags, "fusionbench.row": row, "fusionbench.column": column})
+            tree = self.table.trees[row, column]
+            shown = {"row": row, "column": column} | flatten({k: tree.get(k) or {} for k in ("fusion", "adapt")})
+            TrackedRun(self.store, run_id).log_params(shown)
             self._rows[row, column] = self.client.get_run(run_id)
         return str(self._rows[row, column].info.run_id)
 

@@ -85,6 +85,7 @@ def test_a_table_becomes_runs_files_and_a_tree_in_mlflow(square):
         own = next(r for r in by_id.values() if r.data.tags.get("mlflow.parentRunId") == row.info.run_id)
         assert row.data.metrics["seeds"] == 1
         assert row.data.metrics["test/mAP"] == own.data.metrics["test/mAP"]
+        assert row.data.params["fusion.name"] == own.data.params["fusion.name"]
         assert "fusionbench.table" not in row.data.tags
 
 
