@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, average_precision_score
 from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE
 from fusionbench.report.comparison import Method, compare
-from fusionbench.report.contrast import Contrast, contrast, holm
+from fusionbench.report.contrast import Contrast, contrast, holm, prior
 from fusionbench.report.methods import align
 from fusionbench.report.resampling import Draws, resample_each, seed_weights
 from fusionbench.report.verdicts import judge
@@ -93,26 +93,37 @@ def drawn(seeds, scores):
     return Draws(90, 60, seeds, observed, by_group, {name: seed_weights(own, 400, 0) for name, own in seeds.items()})
 
 
-def test_how_much_seeds_vary_is_pooled_over_the_methods_with_the_same_seeds():
+def test_from_five_methods_on_each_borrows_from_the_others():
     generator = np.random.default_rng(0)
     scores = {name: 0.7 + 0.01 * generator.normal(size=3) for name in "abcdef"}
     calm = scores | {"a": scores["b"] + 0.02}  # the pair's own seeds agree by chance
     found = contrast(drawn(dict.fromkeys(scores, (0, 1, 2)), calm), "a", "b")
     table = np.stack(list(calm.values()))
-    rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-    assert found.seed_freedom == 10
-    assert found.seed_error == pytest.approx(np.sqrt((rest**2).sum() / 10 * 2 / 3))
-    restless = contrast(drawn(dict.fromkeys(scores, (0, 1, 2)), calm | {"a": [0.5, 0.7, 0.9]}), "a", "b")
-    assert restless.seed_error == pytest.approx(np.std([0.5, 0.7, 0.9] - scores["b"], ddof=1) / np.sqrt(3), rel=0.1)
+    own = (table - table.mean(axis=0)).var(axis=1, ddof=1) * 6 / 5
+    spread, common, freedom = prior(list(own), 2)
+    borrowed = [(spread * common + 2 * value) / (spread + 2) for value in own[:2]]
+    assert found.seed_freedom == pytest.approx(min(freedom, 10))
+    assert found.seed_error == pytest.approx(np.sqrt(sum(borrowed) / 3))
 
 
-def test_seeds_that_differ_are_pooled_within_methods():
+def test_variances_that_are_alike_are_shared_and_others_are_not():
+    generator = np.random.default_rng(1)
+    chance = generator.chisquare(2, size=400) / 2
+    spread, common, freedom = prior(list(0.01 * chance), 2)
+    assert spread > 20
+    assert common == pytest.approx(0.01, rel=0.2)
+    spread, _, freedom = prior(list(10 ** generator.uniform(-6, -1, size=400) * chance), 2)
+    assert spread < 1
+    assert freedom == pytest.approx(spread + 2)
+
+
+def test_few_methods_have_their_own_seeds_alone():
     scores = {"a": [0.5, 0.8], "b": [0.6, 0.61, 0.63], "c": [0.5], "d": [0.6, 0.62]}
     seeds = {"a": (0, 1), "b": (0, 1, 2), "c": (0,), "d": (5, 6)}
     found = contrast(drawn(seeds, scores), "b", "d")
-    within = sum(np.var(values) * len(values) for values in scores.values()) / 4
-    assert (found.seed_error, found.seed_freedom) == (pytest.approx(np.sqrt(within * (1 / 3 + 1 / 2))), 2)
-    assert contrast(drawn(seeds, scores), "a", "c").seed_freedom == 2
+    own = np.var(scores["b"], ddof=1) / 3 + np.var(scores["d"], ddof=1) / 2
+    assert (found.seed_error, found.seed_freedom) == (pytest.approx(np.sqrt(own), rel=0.2), 1)
+    assert contrast(drawn(seeds, scores), "a", "c").seed_freedom == 1
     only = {name: seeds[name] for name in "bc"}
     assert contrast(drawn(only, {name: scores[name] for name in "bc"}), "b", "c").seed_freedom == 2
     bare = contrast(drawn({"c": (0,), "x": (0,)}, {"c": [0.5], "x": [0.6]}), "c", "x")
