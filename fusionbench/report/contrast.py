@@ -103,7 +103,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _from_seeds(draws: Draws, a: str, b: str) -> tuple[float, float]:
     """Return the variance that training again gives a difference, and its degrees of freedom.
 
-    Where both have the same seeds, what a seed does to all methods alike is taken out.
+    Few methods with the same seeds are compared seed by seed.
     """
     scores = {name: draws.observed[name] for name in (a, b) if draws.observed[name].size > 1}
     if not scores:
@@ -113,24 +113,23 @@ def _from_seeds(draws: Draws, a: str, b: str) -> tuple[float, float]:
     alike = [n for n, own in draws.seeds.items() if (own == draws.seeds[a] if paired else len(own) in sizes)]
     alike = [name for name in alike if not np.isnan(draws.observed[name]).any()]
     if len(sizes) == 1 and len(alike) >= _ENOUGH:
-        return _borrowed(draws, a, b, alike, paired)
+        return _borrowed(draws, a, b, alike)
     if paired:
         return float((scores[a] - scores[b]).var(ddof=1)) / (freedom + 1), float(freedom)
     return sum(float(values.var(ddof=1)) / values.size for values in scores.values()), float(freedom)
 
 
-def _borrowed(draws: Draws, a: str, b: str, alike: Sequence[str], paired: bool) -> tuple[float, float]:
-    """Return the same, each method's variance moderated by those of all that are alike."""
-    table = np.stack([draws.observed[name] for name in alike])
-    rest = table - table.mean(axis=0) if paired else table
-    lost = len(alike) / (len(alike) - 1) if paired else 1.0
-    own = dict(zip(alike, rest.var(axis=1, ddof=1) * lost, strict=True))
-    size = table.shape[1]
+def _borrowed(draws: Draws, a: str, b: str, alike: Sequence[str]) -> tuple[float, float]:
+    """Return the same, each method's variance moderated by those of all that are alike.
+
+    What a seed does to all alike stays in: to take out their mean would give every method a share of a restless one.
+    """
+    own = {name: float(draws.observed[name].var(ddof=1)) for name in alike}
+    size = draws.observed[alike[0]].size
     spread, guess, freedom = prior(list(own.values()), size - 1)
     share = spread / (spread + size - 1) if math.isfinite(spread) else 1.0
     several = [name for name in (a, b) if name in own]
-    variance = sum(share * guess + (1 - share) * float(own[name]) for name in several) / size
-    return variance, min(freedom, (size - 1) * (len(alike) - 1)) if paired else freedom
+    return sum(share * guess + (1 - share) * own[name] for name in several) / size, freedom
 
 
 def prior(variances: Sequence[float], freedom: int) -> tuple[float, float, float]:
