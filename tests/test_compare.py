@@ -61,9 +61,10 @@ def test_runs_that_differ_by_seed_are_one_method(folder, tmp_path):
     assert (
         "note: oct alone was run although the data have findings that were let through (near_duplicates)." in done.out
     )
-    assert "Did fusion help? concat: better than the only modality alone that is given (oct alone, mAP +0." in done.out
+    answer = "the only modality alone that is given (oct alone, mAP +0."
+    assert f"Did fusion help? concat: too few cases to tell from {answer}" in done.out  # two seeds
     assert "DeLong" in done.out
-    assert "In mAP 2 of 3 pairs differ" in done.out.splitlines()[-1]
+    assert "In mAP no method is shown to be better" in done.out.splitlines()[-1]
     frame = pd.read_csv(tmp_path / "comparison.csv")
     assert frame["a"].tolist() == ["concat", "concat", "early_intervention"]
     assert "## Did fusion help?" in (tmp_path / "comparison.md").read_text()
