@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,7 +29,6 @@ __all__ = [
     "Pair",
     "Verdict",
     "compare",
-    "compare_draws",
     "compare_shared",
     "did_fusion_help",
     "fusion_help",
@@ -110,28 +109,16 @@ def compare_shared(
     level: float = 0.95,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> Comparison:
-    """Compare the methods that were tested on all cases; arguments as in ``compare_draws``."""
-    found = compare_draws(shared.draws()[metric], metric, margin=margin, level=level, pairs=pairs)
-    return replace(found, notes=(*found.notes, *shared.notes(metric, level)))
-
-
-def compare_draws(
-    draws: Draws,
-    metric: str,
-    *,
-    margin: float = 0.02,
-    level: float = 0.95,
-    pairs: Sequence[tuple[str, str]] | None = None,
-) -> Comparison:
-    """Compare methods that have been resampled.
+    """Compare the methods that were tested on all cases.
 
     Args:
-        draws: Every method in every resample.
+        shared: The methods, resampled.
         metric: What was resampled.
         margin: Half-width of what counts as no difference.
         level: Coverage of the intervals.
         pairs: Which pairs, by name; null: all, in the methods' order.
     """
+    draws = shared.draws()[metric]
     names = list(draws.observed)
     asked = list(itertools.combinations(names, 2)) if pairs is None else list(pairs)
     contrasts = [contrast(draws, a, b) for a, b in asked]
@@ -141,7 +128,8 @@ def compare_draws(
         for (a, b), found, p in zip(asked, contrasts, adjusted, strict=True)
     )
     scores = {name: draws.score(name, level) for name in names}
-    return Comparison(metric, margin, level, draws.cases, draws.groups, scores, judged, _notes(draws))
+    notes = (*_notes(draws), *shared.notes(metric, level))
+    return Comparison(metric, margin, level, draws.cases, draws.groups, scores, judged, notes)
 
 
 def _notes(draws: Draws) -> tuple[str, ...]:

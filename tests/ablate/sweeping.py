@@ -7,16 +7,20 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import pandas as pd
 from layouts import make_csv
-from program import TABLE, Done, command, new_store, write_config
+from program import TABLE, Done, command, new_store, runs, store, write_config
 
 from fusionbench.ablate import execute
 from fusionbench.report import run_report
 
 MODALITIES = {"age": {"kind": "table", "columns": ["age"]}, "sex": {"kind": "table", "columns": ["sex"]}}
 EI = {"fusion": {"name": "early_intervention", "hidden": 8}, "init": {"stage1": "unimodal"}}
+COLUMNS = {"eights": {}, "fours": {"data": {"batch_size": 4}}}
+ROWS = {"mean": {"fusion": {"name": "mean"}}, "EI": EI}
 
 
 def write_base(folder: Path) -> Path:
@@ -86,3 +90,17 @@ def once(flag: Path, owner: type, name: str, call: int, act: Callable[[], None])
 def results(folder: Path, but: tuple[str, ...] = (".costs.md", ".costs.csv", ".runs.csv")) -> Mapping[str, bytes]:
     """Return the content of the results that hold neither run ids nor what a clock measured."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.endswith(but)}
+
+
+def cells(place: Path, name: str) -> pd.DataFrame:
+    """Return the list of a table's runs."""
+    return pd.read_csv(place / "results" / f"{name}.runs.csv", keep_default_na=False)
+
+
+def levels(place: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Return the names of a store's runs by level, and the whole runs by id."""
+    found = runs(store(place))
+    names: dict[str, list[str]] = {}
+    for run in found:
+        names.setdefault(run.data.tags["fusionbench.level"], []).append(run.info.run_name)
+    return {level: sorted(own) for level, own in names.items()}, {run.info.run_id: run for run in found}

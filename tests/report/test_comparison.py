@@ -15,9 +15,9 @@ from sklearn.metrics import accuracy_score, average_precision_score
 from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE
 from fusionbench.report.comparison import Method, compare
-from fusionbench.report.contrast import Contrast, contrast, holm, prior
+from fusionbench.report.contrast import Contrast, holm
 from fusionbench.report.methods import align
-from fusionbench.report.resampling import Draws, resample_each, seed_weights
+from fusionbench.report.resampling import resample_each, seed_weights
 from fusionbench.report.verdicts import judge
 
 ABC = ["a", "b", "c"]
@@ -77,83 +77,6 @@ def test_against_a_plain_loop(metric, seeds):
     half = half_width(0.025)
     assert (found.low, found.high) == pytest.approx((difference - half, difference + half))
     assert found.detectable == pytest.approx(half + half_width(0.2))
-
-
-def test_a_p_value_is_students_where_seeds_add_nothing():
-    for difference in (1e-9, 0.03, -0.2):
-        assert Contrast(difference, 0.03, 59).p == pytest.approx(2 * stats.t.sf(abs(difference) / 0.03, 59))
-    assert Contrast(0.9, 0.01, 1e6).p == 1e-15
-    assert Contrast(0.0, 0.03, 59, 0.02, 2).p == Contrast(math.nan, 0.03, 59).p == 1
-
-
-def drawn(seeds, scores):
-    """Return draws in which the groups all say the same, so that only the seeds' variance is left."""
-    observed = {name: np.array(values) for name, values in scores.items()}
-    by_group = {name: np.tile(values, (400, 1)) for name, values in observed.items()}
-    return Draws(90, 60, seeds, observed, by_group, {name: seed_weights(own, 400, 0) for name, own in seeds.items()})
-
-
-def test_from_five_methods_on_each_borrows_from_the_others():
-    generator = np.random.default_rng(0)
-    scores = {name: 0.7 + 0.01 * generator.normal(size=3) for name in "abcdef"}
-    calm = scores | {"a": scores["b"] + 0.02}  # the pair's own seeds agree by chance
-    found = contrast(drawn(dict.fromkeys(scores, (0, 1, 2)), calm), "a", "b")
-    table = np.stack(list(calm.values()))
-    own = table.var(axis=1, ddof=1)
-    spread, common, freedom = prior(list(own), 2)
-    share = 1 if math.isinf(spread) else spread / (spread + 2)
-    borrowed = [share * common + (1 - share) * value for value in own[:2]]
-    assert found.seed_freedom == pytest.approx(freedom)
-    assert found.seed_error == pytest.approx(np.sqrt(sum(borrowed) / 3))
-
-
-def test_variances_that_are_alike_are_shared_and_others_are_not():
-    generator = np.random.default_rng(1)
-    chance = generator.chisquare(2, size=400) / 2
-    spread, common, freedom = prior(list(0.01 * chance), 2)
-    assert spread > 20
-    assert common == pytest.approx(0.01, rel=0.2)
-    spread, _, freedom = prior(list(10 ** generator.uniform(-6, -1, size=400) * chance), 2)
-    assert spread < 1
-    assert freedom == pytest.approx(spread + 2)
-
-
-def test_few_methods_have_their_own_seeds_alone():
-    scores = {"a": [0.5, 0.8], "b": [0.6, 0.61, 0.63], "c": [0.5], "d": [0.6, 0.62]}
-    seeds = {"a": (0, 1), "b": (0, 1, 2), "c": (0,), "d": (5, 6)}
-    found = contrast(drawn(seeds, scores), "b", "d")
-    own = np.var(scores["b"], ddof=1) / 3 + np.var(scores["d"], ddof=1) / 2
-    assert (found.seed_error, found.seed_freedom) == (pytest.approx(np.sqrt(own), rel=0.2), 1)
-    assert contrast(drawn(seeds, scores), "a", "c").seed_freedom == 1
-    only = {name: seeds[name] for name in "bc"}
-    assert contrast(drawn(only, {name: scores[name] for name in "bc"}), "b", "c").seed_freedom == 2
-    bare = contrast(drawn({"c": (0,), "x": (0,)}, {"c": [0.5], "x": [0.6]}), "c", "x")
-    assert (bare.error, bare.seed_error) == (1 / 62, 0)
-
-
-def test_seeds_are_paired_where_they_are_the_same():
-    generator = np.random.default_rng(0)
-    target = np.arange(60) % 3
-    noise = generator.normal(size=(60, 3))
-    common = [softmax(quality * np.eye(3)[target] + noise) for quality in (0.3, 1.2, 2.1)]
-    runs = tuple(predictions(p, target, range(60)) for p in common)
-    shifted = tuple(
-        predictions(softmax(np.log(p) + 0.2 * generator.normal(size=p.shape)), target, range(60)) for p in common
-    )
-    same = compare([Method("a", runs, (0, 1, 2)), Method("b", shifted, (0, 1, 2))], ABC, False).pairs[0]
-    other = compare([Method("a", runs, (0, 1, 2)), Method("b", shifted, (5, 6, 7))], ABC, False).pairs[0]
-    assert same.difference == pytest.approx(other.difference)
-    assert same.high - same.low < 0.6 * (other.high - other.low)
-
-
-def test_seed_weights_keep_the_mean_and_the_unbiased_variance():
-    weights = seed_weights((0, 1, 2), 200_000, 0)
-    values = np.array([0.5, 0.7, 0.9])
-    np.testing.assert_allclose(weights.sum(axis=1), 1)
-    means = weights @ values
-    assert means.mean() == pytest.approx(0.7, abs=1e-3)
-    assert means.var() == pytest.approx(values.var(ddof=1) / 3, rel=0.02)
-    assert (seed_weights((4,), 5, 0) == 1).all()
 
 
 def test_one_seed_has_an_interval_and_says_what_it_leaves_out():
@@ -309,52 +232,6 @@ def test_one_patient_and_an_undefined_metric_say_nothing():
     assert "undefined for a, b" in comparison.notes[1]
 
 
-def changed(method, **columns):
-    """Return a method whose first two cases say something else."""
-    table = method.runs[0].copy()
-    for name, value in columns.items():
-        table.loc[:1, name] = value
-    return replace(method, name="b", runs=(table,))
-
-
-def test_methods_must_share_cases_labels_and_groups():
-    first = contestants({"a": 1.0})[0]
-    names = first.runs[0]["case"].replace({f"case000{n}": f"other{n}" for n in range(4)})
-    others = {
-        r"not tested on the same cases: 4 cases \(such as 'case0000', 'case0001', 'case0002'\) only in the former, "
-        r"4 cases \(such as 'other0', 'other1', 'other2'\) only in the latter": replace(
-            first, name="b", runs=(first.runs[0].assign(case=names),)
-        ),
-        r"'a' and b \(seed 0\) disagree on the group of 2 cases": replace(
-            first, name="b", runs=(changed(first, group="x").runs[0].iloc[:50],)
-        ),
-        r"disagree on the group of 2 cases \(such as 'case0000', 'case0001'\)": changed(first, group="x"),
-        r"'a' and b \(seed 0\) disagree on the label of 1 case \(such as": changed(
-            first, target=[first.runs[0]["target"][0], (first.runs[0]["target"][1] + 1) % 3]
-        ),
-        r"predicts case 'x' twice": changed(first, case="x"),
-        r"2 methods are called 'a'": first,
-        r"one run for each seed": replace(first, name="b", seeds=(0, 1)),
-    }
-    for said, other in others.items():
-        with pytest.raises(UserError, match=said):
-            compare([first, other], ABC, False)
-
-
-def test_a_method_that_saw_fewer_cases_stands_in_no_pair():
-    first, second, third = contestants({"a": 1.0, "b": 2.0, "c": 9.0})
-    fewer = replace(third, runs=(third.runs[0].iloc[4:],))
-    found = compare([fewer, first, second], ABC, False)
-    assert found.pairs == compare([first, second], ABC, False).pairs
-    assert list(found.scores) == ["a", "b"]
-    score, low, high = compare([fewer], ABC, False).scores["c"]
-    assert (
-        f"c (mAP {score:.3f} [{low:.3f}, {high:.3f}]) saw 56 of the 60 cases: it stands in no pair" in found.notes[-1]
-    )
-    with pytest.raises(UserError, match="'c' was tested on 56 of the cases only"):
-        compare([fewer, first, second], ABC, False, pairs=[("a", "c")])
-
-
 def test_few_groups_are_too_few_whatever_the_scores():
     far = {"a": 20.0, "b": -20.0}
     assert compare(contestants(far, cases=45, groups=9), ABC, False).pairs[0].verdict == "too few cases"
@@ -362,20 +239,3 @@ def test_few_groups_are_too_few_whatever_the_scores():
     assert pair.verdict == "better"
     assert -1 <= pair.low <= pair.high <= 1
     assert compare(contestants(far, cases=9, groups=3), ABC, False).pairs[0].high == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"metric": "mAPP"}, "did you mean 'mAP'"),
-        ({"margin": -0.1}, "'margin' must be at least 0"),
-        ({"level": 95}, "'level'"),
-        ({"resamples": 10}, "'resamples' must be at least 100"),
-        ({"pairs": [("a", "bb")]}, "no method 'bb' to compare; did you mean 'b'"),
-    ],
-)
-def test_refuses(options, said):
-    with pytest.raises(UserError, match=said):
-        compare(contestants({"a": 1.0, "b": 1.0}), ABC, False, **options)
-    with pytest.raises(UserError, match="no method to compare"):
-        compare([], ABC, False)
