@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, check_number
+from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.per_view import PerView
 
 
@@ -27,6 +29,23 @@ class Adaptation(ABC):
     @abstractmethod
     def apply(self, encoder: Encoder, views: int) -> None:
         """Freeze or unfreeze the encoder and put ``views`` adapter sets into it."""
+
+    def tune(self, layers: Adaptable, views: int) -> None:
+        """Tune pretrained layers of a strategy's own: whole, unless the method works beside linear layers alone."""
+        layers.requires_grad_(True)
+
+    def export(self, encoder: Encoder, view: int, folder: Path) -> Path | None:
+        """Write a view's adapter set once more, in the format of the library that the method is of, if it is of one.
+
+        Args:
+            encoder: Holds the adapters.
+            view: Which of its views.
+            folder: Where to; made if need be.
+
+        Returns:
+            The folder, or None if there is no such format.
+        """
+        return None
 
 
 def check_updates(ranks: Sequence[int], scale: float, sites: Sequence[str], option: str = "adapt.rank") -> None:
@@ -52,14 +71,10 @@ def check_updates(ranks: Sequence[int], scale: float, sites: Sequence[str], opti
 
 def adapter_state(encoder: Encoder, view: int) -> dict[str, Tensor]:
     """Return one view's adapter set by name, detached; for a trained base, the whole of it."""
-    state = {}
-    for name, module in encoder.named_modules():
-        if isinstance(module, PerView):
-            for key, parameter in module.named_parameters(recurse=False):
-                state[f"{name}.{key}"] = parameter.detach()[view].clone()
-    if not state and any(p.requires_grad for p in encoder.parameters()):
-        state = {name: value.detach().clone() for name, value in encoder.state_dict().items()}
-    return state
+    if all(p.requires_grad for p in encoder.parameters()):
+        return {name: value.detach().clone() for name, value in encoder.state_dict().items()}
+    parts = {name: module.view_state(view) for name, module in _per_view(encoder).items()}
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
 def load_adapter_state(encoder: Encoder, view: int, state: dict[str, Tensor]) -> None:
@@ -72,7 +87,12 @@ def load_adapter_state(encoder: Encoder, view: int, state: dict[str, Tensor]) ->
     wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
     if wrong:
         raise UserError(f"the adapter does not fit {type(encoder).__name__}: {len(wrong)} tensors differ ({wrong[0]})")
-    targets = encoder.state_dict(keep_vars=True)
-    for name, value in state.items():
-        target = targets[name].data
-        (target[view] if target.ndim == value.ndim + 1 else target).copy_(value)
+    if all(p.requires_grad for p in encoder.parameters()):
+        encoder.load_state_dict(state)
+        return
+    for name, module in _per_view(encoder).items():
+        module.load_view_state(view, {key: state[f"{name}.{key}"] for key in module.view_state(view)})
+
+
+def _per_view(encoder: Encoder) -> dict[str, PerView]:
+    return {name: module for name, module in encoder.named_modules() if isinstance(module, PerView)}

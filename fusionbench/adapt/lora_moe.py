@@ -6,6 +6,7 @@ from fusionbench.adapt.base import Adaptation, check_updates
 from fusionbench.adapt.sites import replace_linears
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import check_number
+from fusionbench.layers.adaptable import Adaptable
 from fusionbench.registry import register
 
 
@@ -32,4 +33,8 @@ class LoRAMoE(Adaptation):
 
     def apply(self, encoder: Encoder, views: int) -> None:
         """Freeze the encoder and wrap its linear layers."""
-        replace_linears(encoder, self.sites, views=views, ranks=self.ranks, routed=True, bypass=False, scale=self.scale)
+        self.tune(encoder, views)
+
+    def tune(self, layers: Adaptable, views: int) -> None:
+        """Freeze layers and wrap the linear ones."""
+        replace_linears(layers, self.sites, views=views, ranks=self.ranks, routed=True, bypass=False, scale=self.scale)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fusionbench.adapt.base import Adaptation, check_updates
 from fusionbench.adapt.sites import replace_linears
 from fusionbench.encoders.base import Encoder
+from fusionbench.layers.adaptable import Adaptable
 from fusionbench.registry import register
 
 
@@ -36,6 +37,10 @@ class MoR(Adaptation):
 
     def apply(self, encoder: Encoder, views: int) -> None:
         """Freeze the encoder and wrap its linear layers."""
+        self.tune(encoder, views)
+
+    def tune(self, layers: Adaptable, views: int) -> None:
+        """Freeze layers and wrap the linear ones."""
         replace_linears(
-            encoder, self.sites, views=views, ranks=self.ranks, routed=True, bypass=self.bypass, scale=self.scale
+            layers, self.sites, views=views, ranks=self.ranks, routed=True, bypass=self.bypass, scale=self.scale
         )

@@ -8,6 +8,7 @@ from torch import nn
 
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, nearest
+from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.low_rank_parts import LowRankParts
 from fusionbench.layers.rank_mixture import RankMixtureLinear
 
@@ -15,7 +16,7 @@ _PARTS = ("q", "k", "v")  # the order of their rows in a fused qkv layer
 
 
 def replace_linears(
-    encoder: Encoder,
+    encoder: Adaptable,
     sites: Sequence[str],
     *,
     views: int,
@@ -62,7 +63,7 @@ def replace_linears(
         wrap(encoder, name, partial)
 
 
-def linear_layers(encoder: Encoder, site: str, last: int | None = None) -> list[str]:
+def linear_layers(encoder: Adaptable, site: str, last: int | None = None) -> list[str]:
     """Return the module names of a site's layers, or of the last few.
 
     Raises:
@@ -76,12 +77,12 @@ def linear_layers(encoder: Encoder, site: str, last: int | None = None) -> list[
     return known[site] if last is None else known[site][-last:]
 
 
-def _is_fused(encoder: Encoder, site: str) -> bool:
+def _is_fused(encoder: Adaptable, site: str) -> bool:
     known = encoder.linear_sites()
     return site in _PARTS and not known.get(site) and bool(known.get("qkv"))
 
 
-def wrap(encoder: Encoder, name: str, make: Callable[..., nn.Module]) -> None:
+def wrap(encoder: Adaptable, name: str, make: Callable[..., nn.Module]) -> None:
     """Put what ``make`` builds around a module into the module's place."""
     parent, _, child = name.rpartition(".")
     setattr(encoder.get_submodule(parent), child, make(encoder.get_submodule(name)))

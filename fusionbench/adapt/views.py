@@ -24,6 +24,7 @@ from fusionbench.adapt.full import Full
 from fusionbench.encoders.base import Encoder, Tokens
 from fusionbench.encoders.token_batches import join, split, token_shape
 from fusionbench.files import write_bytes
+from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.per_view import PerView
 from fusionbench.types import ModalitySpec
 
@@ -56,13 +57,15 @@ class EncoderPool:
         for view, modality in modality_of.items():
             groups.setdefault(self._key(view, modality), []).append(view)
         backbones: dict[str, Encoder] = {}
+        methods: dict[str, Adaptation] = {}
         address: dict[str, tuple[str, int]] = {}
         for key, members in groups.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(int(hashlib.sha256(f"{self.seed} {key}".encode()).hexdigest()[:8], 16))
-                backbones[key] = self._build(modality_of[members[0]], len(members))
+                backbones[key] = self._build([modality_of[view] for view in members])
+            methods[key] = self._method(modality_of[members[0]])
             address.update({view: (key, index) for index, view in enumerate(members)})
-        return Views(backbones, address)
+        return Views(backbones, address, methods)
 
     def _method(self, modality: str) -> Adaptation:
         return Full() if self.nodes[modality][0].from_scratch else self.adaptation
@@ -75,10 +78,17 @@ class EncoderPool:
         text = json.dumps([encoder.__name__, dict(options)], sort_keys=True, default=str)
         return f"shared_{encoder.__name__}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    def _build(self, modality: str, views: int) -> Encoder:
-        kind, options = self.nodes[modality]
-        encoder = kind(self.modalities[modality], **options)
-        self._method(modality).apply(encoder, views)
+    def tune(self, layers: Adaptable, views: int) -> None:
+        """Let the tuning method work on pretrained layers of a strategy's own, with ``views`` adapter sets."""
+        self.adaptation.tune(layers, views)
+
+    def _build(self, modalities: Sequence[str]) -> Encoder:
+        """Build the backbone of some views, given by their modalities."""
+        kind, options = self.nodes[modalities[0]]
+        specs = [self.modalities[name] for name in modalities]
+        encoder = kind(specs[0], **options)
+        self._method(modalities[0]).apply(encoder, len(specs))
+        encoder.furnish(specs)
         return encoder
 
 
@@ -88,10 +98,15 @@ class Views(nn.Module):
     ``embed``, ``encode`` and ``pool`` take and return dicts by view name and may be called for any subset of the views.
     """
 
-    def __init__(self, backbones: Mapping[str, Encoder], address: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        backbones: Mapping[str, Encoder],
+        address: Mapping[str, tuple[str, int]],
+        methods: Mapping[str, Adaptation],
+    ) -> None:
         super().__init__()
         self.backbones = nn.ModuleDict(backbones)
-        self.address = dict(address)
+        self.address, self.methods = dict(address), dict(methods)
         self.tables: dict[str, FeatureTable] = {}  # by view; put there for a run, no part of the network's state
         self.train()  # Lightning keeps the modes that it finds, and timm builds a frozen backbone in training mode
 
@@ -211,7 +226,10 @@ class Views(nn.Module):
         load_adapter_state(self.encoder(view), self.address[view][1], state)
 
     def save_adapters(self, folder: Path) -> list[Path]:
-        """Write each view's adapter set as a safetensors file of its own; views without one are left out."""
+        """Write each view's adapter set as a safetensors file of its own; views without one are left out.
+
+        A library's method writes it in that library's format too, into a folder of the view's name.
+        """
         from safetensors.torch import save
 
         paths = []
@@ -221,4 +239,6 @@ class Views(nn.Module):
                 path = folder / f"{view.replace('/', '_')}.safetensors"
                 tensors = {k: v.contiguous().cpu() for k, v in state.items()}
                 paths.append(write_bytes(path, save(tensors, metadata={"view": view})))
+                key, index = self.address[view]
+                self.methods[key].export(self.encoder(view), index, path.with_suffix(""))
         return paths

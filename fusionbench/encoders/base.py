@@ -7,16 +7,17 @@ An encoder's keyword-only constructor arguments are its yaml options.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.layer_adapter import LayerAdapter
-from fusionbench.layers.per_view import ViewSelector
 from fusionbench.types import ModalitySpec
 
 
@@ -47,7 +48,7 @@ class Tokens:
         return replace(self, values=values, mask=mask, appended=self.appended + extra_BND.shape[1])
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Adaptable, ABC):
     """One backbone.
 
     Attributes:
@@ -74,7 +75,6 @@ class Encoder(nn.Module, ABC):
     def __init__(self, spec: ModalitySpec, checkpointing: bool = False) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        self.selector = ViewSelector()
         self.embeds_by_view = False
         self.register_module("around", None)
 
@@ -90,17 +90,23 @@ class Encoder(nn.Module, ABC):
     def pool(self, tokens: Tokens) -> Tensor:
         """Return (B, D): the final norm, if there is one, and the class token (or the mean, if the encoder says so)."""
 
-    def linear_sites(self) -> dict[str, list[str]]:
-        """Map a site's name (``fc1``, ``fc2``, ``qkv``, ``q``, ``k``, ``v``, ``proj``) to its layers' module names."""
-        return {}
-
-    def norm_sites(self) -> list[str]:
-        """Return the module names of the norms in the layers and of the final one."""
-        return []
-
     def embedding_site(self) -> str | None:
         """Return the name of the module that ends (text) or is (images) the embedding of a single token."""
         return None
+
+    def furnish(self, specs: Sequence[ModalitySpec]) -> None:
+        """Make what each view has of its own beside the tuning method's adapters, such as a stem without weights.
+
+        Called once by the pool, after the tuning method was applied: what is made here is trained whatever the method,
+        unless it says otherwise, and is a ``PerView``. An encoder built alone is furnished for one view.
+
+        Args:
+            specs: What the modality of each view is made of, in the order of the views.
+        """
+
+    def bound_layer(self, index: int, tokens: Tokens) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """Return ``layer(index)`` for a sequence, for encoders that must know more of it than values and mask."""
+        return partial(self.layer, index)
 
     def encode(self, tokens: Tokens, start: int = 0, stop: int | None = None, views: tuple[int, ...] = (0,)) -> Tokens:
         """Run layers ``start`` to ``stop``, the rows being those of the given views in equal parts."""
@@ -125,9 +131,9 @@ class Encoder(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """Run one layer for given views; selected in here, since checkpointing calls it again in the backward pass."""
         with self.selector.select(views):
+            layer = self.bound_layer(index, tokens)
             if self.around is None:
-                return self.layer(index, values, tokens.mask), side
-            layer = partial(self.layer, index)
+                return layer(values, tokens.mask), side
             return self.around.run(index, layer, values, tokens.mask, side, tokens.appended)
 
 

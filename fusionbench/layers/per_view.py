@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 
@@ -48,3 +49,40 @@ class PerView(nn.Module):
     def by_view(self, rows: Tensor) -> Tensor:
         """Turn (G·B, ..., D) into (G, T, D), T being all tokens of a view."""
         return rows.reshape(len(self.selector.indices), -1, rows.shape[-1])
+
+    def view_state(self, view: int) -> dict[str, Tensor]:
+        """Return one view's part of the module by name, detached."""
+        return {key: own.detach()[view].clone() for key, own in self.named_parameters(recurse=False)}
+
+    def load_view_state(self, view: int, state: Mapping[str, Tensor]) -> None:
+        """Put one view's part back, by name."""
+        own = dict(self.named_parameters(recurse=False))
+        for key, value in state.items():
+            own[key].data[view].copy_(value)
+
+
+class EachView(PerView):
+    """A module of its own for each view, for what can't be one batched product.
+
+    Args:
+        selector: Tells which views a pass is for.
+        modules: One for each view.
+    """
+
+    def __init__(self, selector: ViewSelector, modules: Iterable[nn.Module]) -> None:
+        super().__init__(selector)
+        self.each = nn.ModuleList(modules)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map each view's rows, in equal parts, by its own module."""
+        views = self.selector.indices
+        parts = zip(views, rows.chunk(len(views)), strict=True)
+        return torch.cat([self.each[view](part) for view, part in parts])
+
+    def view_state(self, view: int) -> dict[str, Tensor]:
+        """Return one view's module by name, detached."""
+        return {key: value.detach().clone() for key, value in self.each[view].state_dict().items()}
+
+    def load_view_state(self, view: int, state: Mapping[str, Tensor]) -> None:
+        """Put one view's module back, by name."""
+        self.each[view].load_state_dict(dict(state))
