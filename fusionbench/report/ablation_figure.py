@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fusionbench.report.ablation_format import parameters
 from fusionbench.report.ablation_results import Results
-from fusionbench.report.ablation_scores import part, scores_by_seed
+from fusionbench.report.ablation_scores import marked_rows, part, scores_by_seed
 from fusionbench.report.ablation_table import AblationTable
 from fusionbench.report.style import GREY, colour, head, new_figure, plain
 from fusionbench.report.tables import heading
@@ -43,12 +43,13 @@ def draw(table: AblationTable, results: Results, scores: pd.DataFrame) -> bytes:
 def _panel(axes: Axes, table: AblationTable, results: Results, scores: pd.DataFrame, column: str) -> None:
     """Draw one column; rows run downwards, and a hole leaves its line empty."""
     own = part(scores, table.rows, column, table.metric)
+    few = marked_rows(scores, column)
     for place, (row, line) in enumerate(zip(table.rows, own.to_dict("records"), strict=True)):
         seeds = scores_by_seed(table, results, row, column, table.metric)
         axes.plot([line["low"], line["high"]], [place, place], color=colour(0), linewidth=1.6, alpha=0.7)
         if len(seeds) > 1:
             axes.plot(list(seeds.values()), [place] * len(seeds), ".", color=GREY, markersize=4, zorder=2.5)
-        axes.plot(line["mean"], place, "o", color=colour(0), markersize=6, zorder=3)
+        axes.plot(line["mean"], place, "D" if row in few else "o", color=colour(0), markersize=6, zorder=3)
         axes.plot(line["published"], place, "o", mfc="none", mec=colour(1), markersize=8, mew=1.5, zorder=4)
     if own[["mean", "published"]].isna().all(axis=None):
         axes.text(0.5, 0.5, "no result", transform=axes.transAxes, ha="center", color=GREY)
@@ -81,6 +82,8 @@ def _legend(figure: Figure, table: AblationTable, scores: pd.DataFrame) -> None:
     marks = [axes.plot([], [], "o-", color=colour(0), label="mean over seeds, 95 % interval")[0]]
     if len(table.seeds) > 1:
         marks.append(axes.plot([], [], ".", color=GREY, label="one seed")[0])
+    if any(marked_rows(scores, column) for column in table.columns):
+        marks.append(axes.plot([], [], "D", color=colour(0), markersize=6, label="tested on fewer cases")[0])
     if scores.loc[scores["metric"] == table.metric, "published"].notna().any():
         marks.append(axes.plot([], [], "o", mfc="none", mec=colour(1), mew=1.5, label="published")[0])
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=9)

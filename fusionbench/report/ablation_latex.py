@@ -10,10 +10,11 @@ from collections.abc import Hashable, Mapping
 import pandas as pd
 
 from fusionbench.report.ablation_format import figure, fraction, interval, parameters, spread
-from fusionbench.report.ablation_scores import part, sized_columns
+from fusionbench.report.ablation_scores import marked_rows, part, sized_columns
 from fusionbench.report.ablation_table import AblationTable
 from fusionbench.report.tables import HOLE
 
+FEWER = "†"
 _OURS, _PUBLISHED = "ours", "published"
 
 
@@ -30,11 +31,11 @@ def latex(table: AblationTable, scores: pd.DataFrame) -> str:
         hrules=True,
         column_format="l" + "r" * len(cells.columns),
         multicol_align="c",
-        caption=_caption(table),
+        caption=_caption(table, any(marked_rows(scores, column) for column in table.columns)),
         label=f"tab:{table.name}",
         position_float="centering",
     )
-    return text.replace("±", r"$\pm$")
+    return text.replace("±", r"$\pm$").replace(FEWER, r"$^\dagger$")
 
 
 def _cells(table: AblationTable, scores: pd.DataFrame, rows: tuple[str, ...]) -> pd.DataFrame:
@@ -47,7 +48,9 @@ def _cells(table: AblationTable, scores: pd.DataFrame, rows: tuple[str, ...]) ->
         for metric in metrics:
             own = part(scores, rows, column, metric)
             title = column if several else metric
-            made[title, _OURS] = [_score(line, several) for line in own.to_dict("records")]
+            few = marked_rows(scores, column)
+            lines = zip(rows, own.to_dict("records"), strict=True)
+            made[title, _OURS] = [_score(line, several) + (FEWER if row in few else "") for row, line in lines]
             if own["published"].notna().any():
                 made[title, _PUBLISHED] = [fraction(value) for value in own["published"]]
     sized = sized_columns(table, scores)
@@ -67,7 +70,7 @@ def _score(line: Mapping[Hashable, float], narrow: bool) -> str:
     return text if narrow else f"{text} {interval(line['low'], line['high'])}".rstrip()
 
 
-def _caption(table: AblationTable) -> str:
+def _caption(table: AblationTable, few: bool) -> str:
     """Return the caption, escaped: Styler leaves it as it is."""
     seeds = f"mean ± standard deviation over {len(table.seeds)} seeds" if len(table.seeds) > 1 else "one seed"
     several = len(table.columns) > 1
@@ -76,7 +79,8 @@ def _caption(table: AblationTable) -> str:
     text = f"{ended} {table.metric if several else 'Scores'}: {seeds}"
     text += f"; 95 % intervals are in {table.name}.csv." if several else ", [95 % interval]."
     printed = " Published numbers are the paper's own." if table.published else ""
-    return _escape(text + printed)
+    marked = f" {FEWER} tested on fewer cases than the other rows." if few else ""
+    return _escape(text + printed + marked)
 
 
 def _escape(text: str) -> str:

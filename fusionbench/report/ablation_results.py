@@ -63,9 +63,13 @@ class Results:
 
     def fewer_cases(self, row: str, column: str) -> str:
         """Return ``6 of the 8 cases`` for a row that was not tested on all of its column's; empty for others."""
-        most = max((len(run.predictions) for run in self.in_column(column)), default=0)
-        own = min((len(run.predictions) for run in self.of(row, column)), default=most)
+        own, most = self.cases(row, column)
         return f"{own:,} of the {most:,} cases" if own < most else ""
+
+    def cases(self, row: str, column: str) -> tuple[int, int]:
+        """Return on how many cases a row was tested, and on how many those rows of its column that saw most."""
+        most = max((len(run.predictions) for run in self.in_column(column)), default=0)
+        return min((len(run.predictions) for run in self.of(row, column)), default=most), most
 
     def methods(self, table: AblationTable, column: str) -> list[Method]:
         """Return the rows of a column that have a result, as what is compared."""

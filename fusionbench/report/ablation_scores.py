@@ -23,14 +23,16 @@ def long_form(table: AblationTable, results: Results, verdicts: Mapping[str, Col
     """Return one line for each row, column and metric; with several columns also for their means.
 
     Columns: ``row, column, metric, mean``; ``sd`` between seeds (n - 1; nan with one); ``low, high`` (95 %; nan for a
-    mean of columns); ``seeds, trainable, total, gflops, published, published_parameters, fingerprints``. A hole is nan.
+    mean of columns); ``seeds``; ``cases``, and ``all_cases``, the most that a row of the column saw (nan for a mean);
+    ``trainable, total, gflops, published, published_parameters, fingerprints``. A hole is nan.
     """
     records = []
     for column in table.columns:
         for row in table.rows_of(column):
             runs = results.of(row, column)
             bounds = {m: verdicts[column].intervals.get((row, m), (math.nan, math.nan)) for m in table.shown}
-            records += [_record(table, row, column, m, runs, bounds[m]) for m in table.shown]
+            seen = results.cases(row, column)
+            records += [_record(table, row, column, m, runs, bounds[m], seen) for m in table.shown]
     for name in table.averages:
         records += [_mean_record(table, results, row, name, metric) for row in table.rows for metric in table.shown]
     return pd.DataFrame.from_records(records)
@@ -40,6 +42,12 @@ def part(scores: pd.DataFrame, rows: Sequence[str], column: str, metric: str) ->
     """Return the lines of a column and metric, indexed by these rows in order; a row without one is all nan."""
     chosen = scores[(scores["column"] == column) & (scores["metric"] == metric)]
     return chosen.set_index("row").reindex(list(rows))
+
+
+def marked_rows(scores: pd.DataFrame, column: str) -> set[str]:
+    """Return the rows that were tested on fewer cases of a column than others, so that their scores are not theirs."""
+    own = scores[(scores["column"] == column) & (scores["cases"] < scores["all_cases"])]
+    return set(own["row"])
 
 
 def seed_scores(runs: Sequence[Run], metric: str) -> dict[int, float]:
@@ -70,7 +78,13 @@ def cost(runs: Sequence[Run], name: str) -> float:
 
 
 def _record(
-    table: AblationTable, row: str, column: str, metric: str, runs: Sequence[Run], bounds: tuple[float, float]
+    table: AblationTable,
+    row: str,
+    column: str,
+    metric: str,
+    runs: Sequence[Run],
+    bounds: tuple[float, float],
+    seen: tuple[int, int],
 ) -> dict[str, object]:
     """Return the line of a row, column and metric."""
     return {
@@ -78,6 +92,8 @@ def _record(
         "low": bounds[0],
         "high": bounds[1],
         "seeds": len(runs),
+        "cases": seen[0] if runs else math.nan,
+        "all_cases": seen[1],
         **{name: cost(runs, name) for name in _COSTS},
         "published": table.published_value(row, column, metric),
         "published_parameters": table.published_value(row, column, "parameters"),
@@ -94,6 +110,8 @@ def _mean_record(table: AblationTable, results: Results, row: str, name: str, me
         "low": math.nan,
         "high": math.nan,
         "seeds": len(scores),
+        "cases": math.nan,
+        "all_cases": math.nan,
         **{what: _mean_cost(table, name, known) for what, known in costs.items()},
         "published": table.published_value(row, name, metric),
         "published_parameters": table.published_value(row, name, "parameters"),

@@ -188,7 +188,11 @@ def test_a_row_that_saw_fewer_cases_costs_the_others_no_verdict(table, place, tm
     assert "The best row is EI" in verdicts
     assert "saw 30 of the 60 cases: it stands in no pair" in verdicts
     assert "compared with oct alone on 30 of 60 cases." in section(text, "Did fusion help?")
-    assert pd.read_csv(files["csv"])["low"].notna().all()
+    frame = pd.read_csv(files["csv"])
+    assert frame["low"].notna().all()
+    assert (frame["cases"] < frame["all_cases"]).tolist() == (frame["row"] == "oct alone").tolist()
+    assert re.search(r"oct alone & .*\$\^\\dagger\$", files["tex"].read_text())
+    assert r"$^\dagger$ tested on fewer cases than the other rows." in files["tex"].read_text()
 
 
 def test_marks_of_random_weights_and_of_what_was_let_through(place, tmp_path):
