@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fusionbench.errors import UserError
+from fusionbench.optim.optimizers.adam import adam
 from fusionbench.optim.optimizers.adamw import adamw
 from fusionbench.optim.optimizers.sgd import sgd
 
@@ -31,7 +32,7 @@ def test_the_lowest_values_are_possible() -> None:
     ("make", "options", "said"),
     [
         (make, options, said)
-        for make in (sgd, adamw)
+        for make in (sgd, adam, adamw)
         for options, said in (
             ({"lr": 0.0}, "'optimizer.lr' must be above 0, not 0.0"),
             ({"lr": -1.0}, "'optimizer.lr' must be above 0, not -1.0"),
@@ -55,3 +56,16 @@ def test_a_value_out_of_range_is_refused(make, options: dict, said: str) -> None
     with pytest.raises(UserError) as caught:
         make(weights(), **options)
     assert str(caught.value).startswith(said)
+
+
+def test_the_weight_decay_of_adam_enters_its_moments_and_that_of_adamw_does_not():
+    start, gradient, lr, decay = 2.0, 0.5, 0.1, 0.3
+    stepped = {}
+    for make in (adam, adamw):
+        parameter = torch.nn.Parameter(torch.tensor([start], dtype=torch.float64))
+        parameter.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer = make([parameter], lr=lr, weight_decay=decay)
+        optimizer.step()
+        stepped[make] = parameter.item(), optimizer.state[parameter]["exp_avg"].item()
+    assert stepped[adam] == pytest.approx((start - lr, 0.1 * (gradient + decay * start)))
+    assert stepped[adamw] == pytest.approx((start * (1 - lr * decay) - lr, 0.1 * gradient))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from torch.nn import Parameter
 from torch.optim import AdamW
 
-from fusionbench.errors import UserError, check_number
+from fusionbench.optim.adam_options import check_adam
 from fusionbench.registry import register
 
 
@@ -30,11 +30,5 @@ def adamw(
     Raises:
         UserError: A value is out of range.
     """
-    check_number("optimizer.lr", lr, above=0)
-    check_number("optimizer.weight_decay", weight_decay, least=0)
-    check_number("optimizer.eps", eps, above=0)
-    if len(betas) != 2:
-        raise UserError(f"'optimizer.betas' must be two numbers, not {list(betas)}")
-    for beta in betas:
-        check_number("optimizer.betas", beta, least=0, below=1)
-    return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), eps=eps)
+    pair = check_adam(lr, weight_decay, betas, eps)
+    return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=pair, eps=eps)
