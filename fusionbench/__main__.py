@@ -12,10 +12,14 @@ from fusionbench.arguments import parser
 from fusionbench.errors import UserError
 
 _ABLATE = ("--all", "--rows", "--seeds", "--parallel", "--results")
-_TAKE_A_VALUE = ("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", *_ABLATE)
+_PREPARE = ("--images", "--reports", "--splits")
+_TAKE_A_VALUE = (
+    *("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", *_ABLATE, *_PREPARE),
+)
 _ADVICE = {
     "fit": "; 'fusionbench fit --resume' goes on from the last finished epoch",
     "ablate": "; the same command again goes on where it was stopped",
+    "prepare": "; the same command again goes on where it was stopped",
 }
 
 

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     _list(commands)
     _show(commands)
     _compare(commands)
+    _prepare(commands)
     _ui(commands)
     return top
 
@@ -229,6 +230,24 @@ def _compare_plan(group: argparse._ArgumentGroup) -> None:
         "--correlation", type=_number, default=0.5, metavar="R", help="of two methods' scores (default: %(default)s)"
     )
     group.add_argument("--icc", type=_number, default=0.1, metavar="R", help="within a patient (default: %(default)s)")
+
+
+def _prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _add(
+        commands,
+        "prepare",
+        "build a dataset's folder from its raw collection\n\n"
+        "openi: NLMCXR_png.tgz and NLMCXR_reports.tgz are at https://openi.nlm.nih.gov/imgs/collections/ (CC BY-NC-ND\n"
+        "4.0); the files of the split are TransChex_openi.zip, linked from the README of MONAI's tutorial\n"
+        "multimodal/openi_multilabel_classification_transchex. Stopped, the same command goes on where it was.\n\n"
+        "  fusionbench prepare openi --images NLMCXR_png.tgz --reports NLMCXR_reports.tgz \\\n"
+        "      --splits TransChex_openi --out data/openi/dataset_proc",
+    )
+    sub.add_argument("dataset", choices=("openi",))
+    sub.add_argument("--images", required=True, metavar="FILE", help="archive of the pictures")
+    sub.add_argument("--reports", required=True, metavar="FILE", help="archive of the reports in XML")
+    sub.add_argument("--splits", required=True, metavar="DIR", help="holds {train,validation,test}.npy, or .csv files")
+    sub.add_argument("--out", required=True, metavar="DIR", help="folder to build: the dataset's data.root")
 
 
 def _ui(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -180,3 +180,40 @@ def make_mrnet(folder: Path, *, train: int = 30, valid: int = 10) -> Path:
         for column, name in enumerate(("abnormal", "meniscus", "acl")):
             write_rows(root / f"{part}-{name}.csv", [[f"{exam:04d}", labels[column]] for exam, labels in found.items()])
     return root
+
+
+OPENI = (
+    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged-Cardiomediastinum", "Fracture", "Lung-Lesion"),
+    *("Lung-Opacity", "No-Finding", "Pleural-Effusion", "Pleural_Other", "Pneumonia", "Pneumothorax"),
+    "Support-Devices",
+)
+OPENI_FILES = {"train": "train", "val": "validation", "test": "test"}
+
+
+def openi_case(part: int, study: int) -> tuple[list[str], str, str, list[int]]:
+    """Return a study's frontal pictures, findings, impression and labels; one study is its finding's only one.
+
+    Every 5th study has two frontal pictures, every 7th a report with empty parts.
+    """
+    number, label = 100 * (part + 1) + study, study % len(OPENI)
+    views = ("1001", "2001") if study % 5 == 0 else ("1001",)
+    findings = "" if study % 7 == 3 else f"There is {OPENI[label].lower()}, XXXX seen by reader {number}."
+    labels = [int(column in (label, (label + 3 * (study % 2)) % len(OPENI))) for column in range(len(OPENI))]
+    impression = "" if study % 7 == 3 else "No acute disease."
+    return [f"CXR{number}_IM-{study:04d}-{view}" for view in views], findings, impression, labels
+
+
+def make_openi(folder: Path, *, studies: int = 14) -> Path:
+    """Write ``dataset_proc`` with ``studies`` for each split, and return it; one picture of train is not there."""
+    root = folder / "dataset_proc"
+    for part, file in enumerate(OPENI_FILES.values()):
+        rows: list[list[object]] = [["id", "report", *OPENI]]
+        for study in range(studies):
+            names, findings, impression, labels = openi_case(part, study)
+            for view, name in enumerate(names):
+                grey = picture(labels.index(1), 1000 * part + 2 * study + view, size=56, classes=len(OPENI))[..., 0]
+                if (part, study) != (0, 1):
+                    save(root / "images" / f"{name}.png", grey)
+                rows.append([f"{name}.png", f"FINDINGS : {findings} IMPRESSION : {impression}", *labels])
+        write_rows(root / f"{file}.csv", rows)
+    return root

@@ -1,0 +1,1 @@
+"""From raw collections, as they are published, to the layouts that datasets read."""
