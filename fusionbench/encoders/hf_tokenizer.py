@@ -9,48 +9,133 @@ from typing import Any
 from fusionbench.encoders.weights import weights_path
 from fusionbench.errors import UserError
 
+_AT_ONCE = 256  # texts: enough to keep all cores busy, while what is cut off stays in memory for so many alone
+_FILES = ("tokenizer.json", "*.model", "vocab.*")
+
 
 class HFTokenizer:
     """A transformers tokenizer in the shape that the DataModule asks for.
 
+    A SentencePiece ``tokenizer.model`` alone, as Meta ships Llama 2, is read as a Llama tokenizer.
+
     Args:
         options: Of an encoder node: ``weights``, ``model`` and ``tokenizer`` say where it lies.
+        special: Whether a text gets the special tokens of the model around it, as BERT-like encoders need. Without,
+            as for decoders (no BOS or EOS, as in MC_MMD's code for arXiv 2412.01306), a text that spells a special
+            token is read as plain characters, and ``padding_id`` says what pads.
 
     Attributes:
         pad_id: Id of the padding token.
         size: One more than the highest token id, added tokens included.
 
     Raises:
-        UserError: There is none, or it has no padding token.
+        UserError: There is none, it is damaged or gated, or it has no padding token.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        from transformers import AutoTokenizer
-
+    def __init__(self, options: Mapping[str, Any], *, special: bool = True) -> None:
         named = options.get("tokenizer") or options["weights"]
         if named == "random":
             raise UserError("an encoder with random weights has no tokenizer of its own: give encoder.tokenizer=PATH")
-        source = options.get("model") if named == "hub" else named
-        try:
-            local = weights_path(str(source)) if _is_local(str(source)) else None
-            self._tokenizer = AutoTokenizer.from_pretrained(str(local or source), trust_remote_code=False)
-        except (OSError, ValueError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"no tokenizer could be read from '{source}'; give encoder.tokenizer=PATH") from None
-        if self._tokenizer.pad_token_id is None:
+        source = str(options.get("model") if named == "hub" else named)
+        self._tokenizer = _read(source)
+        self._special = special
+        pad_id = self._tokenizer.pad_token_id if special else padding_id(self._tokenizer)
+        if pad_id is None:
+            kind = "a BERT-like encoder" if special else "a decoder with an unknown or end-of-text token"
             raise UserError(
-                f"the tokenizer of '{source}' has no padding token, so it is not of a BERT-like encoder; give the "
-                "model's own by encoder.tokenizer=PATH"
+                f"the tokenizer of '{source}' has no padding token, so it is not of {kind}; give the model's own by "
+                "encoder.tokenizer=PATH"
             )
-        self.pad_id = int(self._tokenizer.pad_token_id)
+        self.pad_id = int(pad_id)
         self.size = max(self._tokenizer.get_vocab().values()) + 1
 
     def __call__(self, texts: list[str], max_length: int) -> list[list[int]]:
-        """Return token ids with the special tokens, cut to ``max_length``."""
-        ids: list[list[int]] = self._tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        """Return token ids, cut to ``max_length``.
+
+        Without special tokens the padding id is never inside a text, where it would be masked: what a tokenizer maps to
+        it (unknown words, if the unknown token pads) is left out, and of an empty text it is all there is.
+        """
+        ids: list[list[int]] = []
+        for start in range(0, len(texts), _AT_ONCE):
+            ids += self._ids(texts[start : start + _AT_ONCE], max_length)
+        if self._special:
+            return ids
+        return [_without(self.pad_id, own) or [self.pad_id] for own in ids]
+
+    def _ids(self, texts: list[str], max_length: int) -> list[list[int]]:
+        out = self._tokenizer(
+            texts,
+            truncation=True,
+            max_length=max_length,
+            add_special_tokens=self._special,
+            split_special_tokens=not self._special,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids: list[list[int]] = out["input_ids"]
         return ids
 
 
-def _is_local(source: str) -> bool:
-    return source.startswith("asset:") or Path(source).expanduser().exists() or source.startswith((".", "/", "~"))
+def padding_id(tokenizer: Any) -> int | None:  # noqa: ANN401 - transformers' tokenizers share no typed base
+    """Return the id that pads texts for a decoder.
+
+    It is that of the padding token; for want of one of the unknown token, with which the authors of arXiv 2412.01306
+    pad (0 in Llama 2); else of the end-of-text token; None if there is no such token.
+    """
+    for token_id in (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return int(token_id)
+    return None
+
+
+def _without(token_id: int, ids: list[int]) -> list[int]:
+    return [i for i in ids if i != token_id] if token_id in ids else ids
+
+
+def _read(source: str) -> Any:  # noqa: ANN401
+    """Read a tokenizer from a folder, an asset, a file in a folder, or the hub.
+
+    Raises:
+        UserError: There is none, or it is damaged or gated.
+    """
+    from transformers import AutoTokenizer, LlamaTokenizer
+
+    folder = _folder(source)
+    if folder is not None and not any(file for pattern in _FILES for file in folder.glob(pattern)):
+        raise UserError(f"'{folder}' holds no tokenizer (tokenizer.json or the like); give encoder.tokenizer=PATH")
+    kind: Any = LlamaTokenizer if folder is not None and _is_sentencepiece_alone(folder) else AutoTokenizer
+    try:
+        tokenizer = kind.from_pretrained(str(folder or source), trust_remote_code=False)
+    except Exception as error:  # transformers, the hub client and tokenizers each have their own
+        raise _failed(source, error) from None
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # For some families transformers makes one of special tokens alone where the files are missing.
+        raise UserError(f"no tokenizer lies in '{source}'; give encoder.tokenizer=PATH")
+    return tokenizer
+
+
+def _failed(source: str, error: Exception) -> UserError:
+    """Return the one sentence for a tokenizer that could not be read."""
+    from huggingface_hub.errors import GatedRepoError
+
+    if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
+        return UserError(
+            f"'{source}' is gated: accept its licence on the hub and log in with `hf auth login`, or give a local "
+            "folder by encoder.tokenizer=PATH"
+        )
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"no tokenizer could be read from '{source}' ({reason}); give encoder.tokenizer=PATH")
+
+
+def _folder(source: str) -> Path | None:
+    """Return the local folder that ``source`` names, or that its file lies in; None for a hub id."""
+    if not source.startswith(("asset:", ".", "/", "~")) and not Path(source).expanduser().exists():
+        return None
+    path = weights_path(source)
+    return path.parent if path is not None and path.is_file() else path
+
+
+def _is_sentencepiece_alone(folder: Path) -> bool:
+    """Say whether nothing tells transformers how to read ``tokenizer.model``; it would lose the space in front."""
+    others = ("tokenizer.json", "tokenizer_config.json")
+    return (folder / "tokenizer.model").is_file() and not any((folder / name).is_file() for name in others)

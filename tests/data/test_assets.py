@@ -175,6 +175,22 @@ def test_minilm_is_a_tokenizer_and_finite_weights():
 
 
 @pytest.mark.assets
+def test_smollm2_knows_the_capital_of_france():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = asset("smollm2")
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in folder.iterdir())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(report.values())
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.generate(**asked, max_new_tokens=12, do_sample=False)[0, asked.input_ids.shape[1] :]
+    assert "capital of France is Paris" in tokenizer.decode(answer)
+
+
+@pytest.mark.assets
 def test_every_asset_is_cached_where_it_says():
     for name, path in fetch_all(ASSETS).items():
         assert path.exists(), name
