@@ -29,10 +29,56 @@ BERT = {
     "vocab_size": 100,
     "max_position_embeddings": 32,
 }
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+}
+MLLAMA = {
+    "text_config": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": 100,
+        "max_position_embeddings": 64,
+        "cross_attention_layers": [1, 3],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    },
+    "vision_config": {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_global_layers": 1,
+        "attention_heads": 2,
+        "intermediate_size": 24,
+        "image_size": 16,
+        "patch_size": 8,
+        "intermediate_layers_indices": [0],
+        "vision_output_dim": 32,
+    },
+}
 ENCODERS: dict[str, dict[str, Any]] = {
     "timm_vit": {"model": "test_vit", "weights": "random"},
     "timm_cnn": {"model": "test_resnet", "weights": "random"},
+    "hf_patches": {"weights": "random", "config": BERT, "patch": 8},
     "hf_text": {"weights": "random", "config": BERT},
+    "llama": {"weights": "random", "config": LLAMA, "layers": (0, 1), "patch": 8},
+    "llama_vision": {
+        "weights": "random",
+        "config": LLAMA,
+        "layers": (0, 1, 2, 3),
+        "vision": {"model": "test_vit", "weights": "random"},
+    },
+    "mllama": {"weights": "random", "config": MLLAMA},
+    "unet": {"backbone": "tu-test_efficientnet", "weights": "random"},
     "table": {"width": 16, "depth": 2, "heads": 2},
 }
 SPECS = {

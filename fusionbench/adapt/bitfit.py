@@ -7,6 +7,7 @@ from fusionbench.adapt.sites import wrap
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError
 from fusionbench.layers.output_affine import OutputShift, is_affine_site
+from fusionbench.layers.per_view import PerView
 from fusionbench.registry import register
 
 
@@ -27,7 +28,9 @@ class BitFit(Adaptation):
             UserError: There is no bias, or one that is no plain addition at a module's end.
         """
         encoder.requires_grad_(False)
-        sites = [name.removesuffix("bias").rstrip(".") for name, _ in encoder.named_parameters() if _is_bias(name)]
+        own = tuple(f"{name}." for name, module in encoder.named_modules() if isinstance(module, PerView))
+        biases = [n for n, _ in encoder.named_parameters() if n.rpartition(".")[2] == "bias" and not n.startswith(own)]
+        sites = [name.removesuffix("bias").rstrip(".") for name in biases]
         if not sites:
             raise UserError(f"{type(encoder).__name__} has no biases for 'bitfit'; choose adapt: frozen or full")
         for site in sites:
@@ -39,7 +42,3 @@ class BitFit(Adaptation):
                 )
             wrap(encoder, site, partial(OutputShift, views=views, selector=encoder.selector))
         encoder.embeds_by_view = True
-
-
-def _is_bias(name: str) -> bool:
-    return name.rpartition(".")[2] == "bias"
