@@ -15,6 +15,7 @@ from fusionbench.config import Config
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes, write_json
 from fusionbench.fusion.base import Strategy
+from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.frozen import base_checksum, trained_state
 from fusionbench.types import Problem
 
@@ -54,6 +55,9 @@ def save(folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any
     """
     write_bytes(folder / "model.safetensors", safetensors.torch.save(trained_state(strategy)))
     strategy.views.save_adapters(folder / "adapters")
+    for name, layers in strategy.named_modules():
+        for view, export in enumerate(layers.exporters if isinstance(layers, Adaptable) else ()):
+            export(folder / "adapters" / f"{name}.{strategy.names[view]}")
     problem = strategy.problem
     description = {
         "config": config.public(),

@@ -34,7 +34,7 @@ class Adaptation(ABC):
         """Tune pretrained layers of a strategy's own: whole, unless the method works beside linear layers alone."""
         layers.requires_grad_(True)
 
-    def export(self, encoder: Encoder, view: int, folder: Path) -> Path | None:
+    def export(self, encoder: Adaptable, view: int, folder: Path) -> Path | None:
         """Write a view's adapter set once more, in the format of the library that the method is of, if it is of one.
 
         Args:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +82,7 @@ class EncoderPool:
     def tune(self, layers: Adaptable, views: int) -> None:
         """Let the tuning method work on pretrained layers of a strategy's own, with ``views`` adapter sets."""
         self.adaptation.tune(layers, views)
+        layers.exporters = [partial(self.adaptation.export, layers, view) for view in range(views)]
 
     def _build(self, modalities: Sequence[str]) -> Encoder:
         """Build the backbone of some views, given by their modalities."""
@@ -130,6 +132,9 @@ class Views(nn.Module):
         for backbone in self.backbones.values():
             if not self._is_trained(backbone):
                 backbone.eval()
+                for module in backbone.modules():
+                    if isinstance(module, PerView):
+                        module.training = mode  # for its dropout; what is frozen inside it stays as it is
         return self
 
     @staticmethod

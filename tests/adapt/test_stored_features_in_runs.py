@@ -9,7 +9,7 @@ from fusionbench import build, config
 from fusionbench.adapt import feature_store
 from fusionbench.adapt.feature_store import Part
 from fusionbench.adapt.views import Views
-from fusionbench.run import stage_one_config
+from fusionbench.stage_one import stage_one_config
 
 pytestmark = THIRD_PARTY
 
