@@ -1,0 +1,71 @@
+"""LLaMA-II fusion, parallel: cross blocks on the embedded tokens beside the encoders, and the sum of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from fusionbench.adapt.cross_stack import CrossStack
+from fusionbench.adapt.views import EncoderPool
+from fusionbench.errors import check_number
+from fusionbench.fusion.base import Strategy, linear
+from fusionbench.fusion.cross_tokens import parallel_tokens, sequences, vocabulary
+from fusionbench.layers.decoder_readout import DecoderReadout
+from fusionbench.layers.projection import projections
+from fusionbench.registry import register
+from fusionbench.types import Output, Problem
+
+
+@register
+class LlamaEarly(Strategy):
+    """Early (parallel) fusion: image and text read each other in cross blocks that run beside the encoders.
+
+    Multimodal Medical Disease Classification with LLaMA II (Gapp et al., arXiv 2412.01306), with 3 text, 3 vision and
+    3 cross layers, as the first author's public code builds it (that it is this paper's is inferred). With e_t and e_v
+    the embedded tokens, before any layer::
+
+        t_cross, v_cross = cross blocks(e_t, e_v)
+        t = encoder_t(e_t) + t_cross        v = encoder_v(e_v) + v_cross        y = W (p(t) + p(v)) + b
+
+    p, the cross blocks and what is ours are those of ``llama_late``; an encoder's tokens pass its final norm before
+    the sum. Published: mean AUC 97.10 on OpenI (r = 2), the best of the three.
+
+    At Llama 2 7B (one frozen base of layers 0-2 for both modalities, 14 classes, pictures of 256² in patches of 32²,
+    LoRA on q and v) 30,093,326, 30,486,542 and 31,272,974 parameters are trained with rank 2, 4 and 8, of
+    1,375,469,582, 1,375,862,798 and 1,376,649,230 in all.
+
+    Args:
+        cross: Pretrained decoder layers that the cross blocks start from; as many blocks as there are numbers.
+        readout: ``last``: a sequence's last token that is no padding; ``mean``: the mean of those.
+        through_vocabulary: p goes through the vocabulary, D → V → D, as in the authors' code: at Llama 2 7B
+            262,180,096 trained parameters in place of 16,781,312.
+        dropout: Share of the pooled sum dropped in training.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        pool: EncoderPool,
+        *,
+        cross: Sequence[int] = (3, 4, 5),
+        readout: Literal["last", "mean"] = "last",
+        through_vocabulary: bool = False,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(problem)
+        check_number("fusion.dropout", dropout, least=0, below=1)
+        self.views = pool.views({name: name for name in self.names})
+        self.cross = CrossStack(pool, self.views, "fusion.cross", cross, complete=problem.complete)
+        width = self.cross.width
+        self.projections = projections({name: self.views.width(name) for name in self.names}, width)
+        words = vocabulary(self.views) if through_vocabulary else None
+        self.readout = DecoderReadout(width, token=readout, vocabulary=words, dropout=dropout)
+        self.head = linear(width, self.classes)
+
+    def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
+        """Run encoders and cross blocks side by side, add them, and classify."""
+        rows = self.present_inputs(inputs, present_BM)
+        fused = parallel_tokens(self, self.projections, self.cross, rows, present_BM)
+        return Output(self.head(self.readout(sequences(fused), present_BM)))
