@@ -119,3 +119,27 @@ def test_damaged_weights_are_told_with_a_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no weights could be read from '.*': \w+") as caught:
         HFText(ModalitySpec("text"), weights=str(tmp_path))
     assert "hub" not in str(caught.value)
+
+
+def test_only_the_first_layers_are_kept(tmp_path: Path) -> None:
+    whole = encoder(num_hidden_layers=3).eval()
+    whole.net.save_pretrained(tmp_path)
+    first = HFText(ModalitySpec("text"), weights=str(tmp_path), layers=2).eval()
+    assert (whole.depth, first.depth) == (3, 2)
+    ids = torch.tensor([[2, 5, 7, 0]])
+    wanted = whole.encode(whole.embed(ids), 0, 2).values
+    assert torch.equal(first.encode(first.embed(ids)).values, wanted)
+    assert all(len(names) == 2 for names in first.linear_sites().values())
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (3, "'encoder.layers' is 3, but the model has 2: give fewer, or null for all"),
+        (0, "'encoder.layers' must be at least 1, not 0"),
+    ],
+)
+def test_more_layers_than_there_are_are_refused(layers: int, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        HFText(ModalitySpec("text"), weights="random", config=BERT, layers=layers)
+    assert str(caught.value) == said
