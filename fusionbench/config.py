@@ -19,7 +19,7 @@ from typing import Any
 from fusionbench import registry
 from fusionbench.errors import UserError, nearest
 from fusionbench.metrics import check_metric
-from fusionbench.sections import InitOptions, TaskOptions, TrackingOptions, TrainerOptions
+from fusionbench.sections import InitOptions, TaskOptions, TextOptions, TrackingOptions, TrainerOptions
 
 Node = dict[str, Any]
 _LEAST = {
@@ -235,6 +235,7 @@ def check_node(kind: str, where: str, node: object) -> Node:
             raise UserError(f"{kind} '{name}' needs '{where}.{option.name}' ({option.annotation})")
     if kind == "data":
         _check_transforms(checked.get("transforms") or {})
+        check_section("data.text", TextOptions, checked.get("text") or {})
     return checked
 
 
@@ -261,14 +262,14 @@ def _typed(where: str, annotation: str, value: object) -> Any:  # noqa: ANN401 -
     """Return the value if it has the annotated type, an int where a float is wanted made one."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-    adapter: TypeAdapter[Any] = TypeAdapter(
-        eval(annotation, dict(_ANNOTATION_NAMES)),  # our own source text, or that of an installed entry point
-        config=ConfigDict(strict=True),
-    )
+    kind = eval(annotation, dict(_ANNOTATION_NAMES))  # our own source text, or that of an installed entry point
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(strict=True))
     try:
         checked = adapter.validate_python(value)
     except ValidationError:
         hint = f"; write {where}=[{value}]" if isinstance(value, str) and "Sequence[str]" in annotation else ""
+        if typing.get_origin(kind) is typing.Literal and isinstance(value, str):
+            hint = nearest(value, typing.get_args(kind))
         raise UserError(f"'{where}' must be {annotation}, not {value!r}{hint}") from None
     if where in _LEAST and checked is not None and checked < _LEAST[where]:
         raise UserError(f"'{where}' must be at least {_LEAST[where]}, not {checked}")

@@ -21,7 +21,7 @@ from fusionbench.fusion.base import UnimodalState
 # Options of the data that count beyond the content of cases, splits and cells, which the data's own fingerprint holds;
 # a dataset's own options choose that content and nothing else.
 _DATA = ("batch_size", "sampling")
-_NO_EFFECT = {"checkpointing"}
+_NO_EFFECT = {"checkpointing", "fallback"}
 _FOLLOWED = ("adapt", "encoders", "fusion", "layers", "optim")  # what a component imports of these is part of it
 _TRAINER = ("max_epochs", "patience", "monitor", "precision", "accumulate", "gradient_clip", "limit_train_batches")
 # What takes part in every run; the components that a config names are added to it.
@@ -38,7 +38,7 @@ _SHARED = (
         "data.images",
         "data.conversion",
     ),
-    *("data.sampling", "data.tables", "data.transforms"),
+    *("data.sampling", "data.tables", "data.texts", "data.transforms"),
 )
 
 

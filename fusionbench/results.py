@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,9 +30,15 @@ class Summarise(Protocol):
     """Turns predictions into scores and figures in a folder; ``report``, which lies above ``run``, provides it."""
 
     def __call__(
-        self, predictions: pd.DataFrame, classes: Sequence[str], multilabel: bool, folder: Path, seed: int = 0
+        self,
+        predictions: pd.DataFrame,
+        classes: Sequence[str],
+        multilabel: bool,
+        folder: Path,
+        seed: int = 0,
+        text_only: Mapping[str, Result] = ...,
     ) -> Summary:
-        """Write figures and ``metrics.json`` into ``folder`` and return the scores."""
+        """Write figures and ``metrics.json`` into ``folder`` and return the scores, those of texts alone besides."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ class Result:
     cases: int
     groups: int
     reused: bool = False
+
+    def label(self, cases: int) -> str:
+        """Return what it is, with its number of cases where that is not ``cases``, since some lack its modality."""
+        return self.strategy if self.cases == cases else f"{self.strategy} (only {self.cases} cases)"
 
 
 def log_summary(run: TrackedRun, summary: Summary) -> None:

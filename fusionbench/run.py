@@ -6,17 +6,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import lightning as L
+import pandas as pd
 
 from fusionbench import build, inference, models, preflight, provenance, training
 from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
+from fusionbench.encoders import fallback
 from fusionbench.errors import UserError
 from fusionbench.files import write_json
 from fusionbench.fingerprint import fingerprint
 from fusionbench.fusion.base import Strategy, UnimodalState
 from fusionbench.layers.frozen import parameter_counts
 from fusionbench.results import Result, Summarise, log_summary, read_result
+from fusionbench.stage_one import (
+    needed,
+    stage_one_config,
+    stage_one_configs,
+    stage_one_modalities,
+    text_only_configs,
+    unimodal_state,
+)
 from fusionbench.task import FusionTask
 from fusionbench.tracking import Store, TrackedRun
 
@@ -48,12 +58,26 @@ class Session:
     told: bool = False
 
 
+@dataclass(frozen=True)
+class Alone:
+    """What a run has of its modalities alone.
+
+    Attributes:
+        states: What it starts from, by modality.
+        texts: What it is held against: the result of each text alone, by modality.
+    """
+
+    states: Mapping[str, UnimodalState] = field(default_factory=dict)
+    texts: Mapping[str, Result] = field(default_factory=dict)
+
+
 def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) -> list[Result]:
-    """Train, test and track a config; with ``init.stage1`` each modality alone first.
+    """Train, test and track a config; with ``init.stage1`` each modality alone first, and beside a fusion its texts.
 
     Returns:
-        The results, stage 1 first, the config's own run last.
+        The results, stage 1 and texts alone first, the config's own run last.
     """
+    config = fallback.settled(config)
     source = _checked(config, build.data)  # before a store is made
     return _fit(Session(Store(config.tracking), summarise, say, resume), config, source)
 
@@ -68,106 +92,48 @@ def _checked(config: Config, read: Callable[[Config], FusionData]) -> FusionData
     source = read(config)
     preflight.check(config, source)
     stage_one_configs(config, source)
+    for own in text_only_configs(config, source).values():
+        read(own)
     return source
 
 
 def _fit(session: Session, config: Config, source: FusionData) -> list[Result]:
-    states = {name: _stage_one(session, config, name) for name in _stage_one_modalities(config, source)}
-    session.results.append(_fit_one(session, config, source, states))
+    states: dict[str, UnimodalState] = {}
+    ended: dict[str, Result] = {}
+    for name in stage_one_modalities(config, source):
+        if name in config.init.runs:
+            states[name] = unimodal_state(session.store.open(config.init.runs[name]), name)
+        else:
+            states[name], ended[name] = _fit_alone(session, stage_one_config(config, name), name, "stage 1")
+    texts = text_only_configs(config, source)
+    for name in (name for name in texts if name not in ended):
+        _, ended[name] = _fit_alone(session, texts[name], name, "text only")
+    alone = Alone(states, {name: ended[name] for name in texts})
+    session.results.append(_fit_one(session, config, source, alone))
     return session.results
 
 
-def _stage_one_modalities(config: Config, source: FusionData) -> list[str]:
-    names = list(source.problem.modalities)
-    return names if config.init.stage1 == "unimodal" else [n for n in names if n in config.init.runs]
-
-
-def stage_one_configs(config: Config, source: FusionData) -> dict[str, Config]:
-    """Return the config of each stage-1 run that a config asks for, those given by hand left out.
-
-    Raises:
-        UserError: As ``stage_one_config``.
-    """
-    if config.init.stage1 != "unimodal":
-        return {}
-    return {name: stage_one_config(config, name) for name in source.problem.modalities if name not in config.init.runs}
-
-
-def _stage_one(session: Session, config: Config, modality: str) -> UnimodalState:
-    """Return a modality's stage-1 state, from a run given by hand, one that is there already, or a new one."""
-    if modality in config.init.runs:
-        run = session.store.open(config.init.runs[modality])
-        return unimodal_state(run, modality)
-    own = stage_one_config(config, modality)
+def _fit_alone(session: Session, own: Config, modality: str, why: str) -> tuple[UnimodalState, Result]:
+    """Return the end of one modality's own run, of one that is there already or a new one."""
     source = session.source(own)
-    run_id = fingerprint(own, source, {})
-    found = session.store.find_finished(run_id, needed(own))
+    found = session.store.find_finished(fingerprint(own, source, {}), needed(own))
     if found is not None:
         try:
             state = unimodal_state(found, modality)
         except UserError as error:
             session.say(f"note: {error}; training '{modality}' anew")
         else:
-            session.say(f"stage 1, {modality}: reusing run {found.run_id}")
+            session.say(f"{why}, {modality}: reusing run {found.run_id}")
             session.results.append(read_result(found, reused=True))
-            return state
-    session.say(f"stage 1, {modality}: training it alone")
-    result = _fit_one(session, own, source, {})
-    session.results.append(result)
-    return unimodal_state(session.store.open(result.run_id), modality)
+            return state, session.results[-1]
+    session.say(f"{why}, {modality}: training it alone")
+    session.results.append(_fit_one(session, own, source, Alone()))
+    return unimodal_state(session.store.open(session.results[-1].run_id), modality), session.results[-1]
 
 
-def stage_one_config(config: Config, modality: str) -> Config:
-    """Return the config of a modality's stage-1 run: the same, for that modality alone, with ``init.overrides``.
-
-    Raises:
-        UserError: The overrides make it something that stage 2 cannot start from.
-    """
-    tree = config.to_dict()
-    encoder = config.encoder.get("*") or {modality: config.encoder[modality]}
-    tree |= {"fusion": {"name": "unimodal"}, "encoder": encoder, "init": {}}
-    told = tree["data"].get("modalities")  # a csv's say what each modality is made of
-    alone = {modality: told[modality]} if isinstance(told, Mapping) else [modality]
-    tree["data"] = {**tree["data"], "modalities": alone}
-    tree["tracking"] = {**tree["tracking"], "run_name": None}
-    made = configs.from_dict(configs.merge(tree, config.init.overrides))
-    if (
-        made.fusion["name"] != "unimodal"
-        or made.adapt != config.adapt
-        or made.encoder != configs.from_dict(tree).encoder
-    ):
-        raise UserError(
-            "init.overrides must leave fusion.name, adapt and encoder as they are: stage 2 starts from them"
-        )
-    return made
-
-
-def needed(config: Config) -> tuple[str, ...]:
-    """Return the artifacts without which a finished run is of no use: predictions, and what stage 2 starts from."""
-    model = ("model/model.safetensors",) if config.fusion["name"] == "unimodal" else ()
-    return ("predictions.parquet", *model)
-
-
-def unimodal_state(run: TrackedRun, modality: str) -> UnimodalState:
-    """Read what a stage-1 run hands on.
-
-    Raises:
-        UserError: The run is not of this modality alone.
-    """
-    folder = run.artifact("model")
-    files = models.read(folder)
-    if files.modalities != (modality,) or files.config.fusion["name"] != "unimodal":
-        raise UserError(f"run {run.run_id} is no unimodal run of '{modality}', but of {', '.join(files.modalities)}")
-    state = models.read_tensors(folder / "model.safetensors")
-    head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
-    adapter = folder / "adapters" / f"{modality}.safetensors"
-    score = run.metrics().get("train_final/mAP", float("nan"))
-    return UnimodalState(models.read_tensors(adapter) if adapter.exists() else {}, head, score)
-
-
-def _fit_one(session: Session, config: Config, source: FusionData, states: Mapping[str, UnimodalState]) -> Result:
+def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone) -> Result:
     """Train, test and track one run, or go on with it."""
-    run_id = fingerprint(config, source, states)
+    run_id = fingerprint(config, source, alone.states)
     run = session.store.find_unfinished(run_id) if session.resume else None
     if run is None and session.resume:
         finished = session.store.find_finished(run_id, needed(config))
@@ -187,9 +153,11 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
         run = session.store.start(_run_name(config), run_id, tags)
         for name in build.random_encoders(config, source.problem.modalities):
             session.say(f"note: the encoder of '{name}' starts from random weights, as the config asks")
+        for note in fallback.notes(build.encoder_nodes(config, source.problem.modalities)).values():
+            session.say(f"note: {note}")
         run.lock()
     try:
-        _train_and_test(session, run, config, source, states)
+        _train_and_test(session, run, config, source, alone)
     except (KeyboardInterrupt, SystemExit) as stop:  # at Ctrl-C Lightning ends the process by the latter
         run.finish("KILLED")
         raise KeyboardInterrupt from stop
@@ -200,16 +168,14 @@ def _fit_one(session: Session, config: Config, source: FusionData, states: Mappi
     return read_result(run)
 
 
-def _train_and_test(
-    session: Session, run: TrackedRun, config: Config, source: FusionData, states: Mapping[str, UnimodalState]
-) -> None:
+def _train_and_test(session: Session, run: TrackedRun, config: Config, source: FusionData, alone: Alone) -> None:
     """Run the phases that are not done yet: fit, then test with the best checkpoint."""
     for note in source.notes:
         session.say(f"note: {note}")
 
     def start(made: Strategy) -> None:
-        if states:
-            made.load_unimodal(states)
+        if alone.states:
+            made.load_unimodal(alone.states)
 
     task = build.task(config, source, start)
     trainer = training.trainer(config, run, source, session.say)
@@ -220,7 +186,8 @@ def _train_and_test(
     task.configure_model()
     training.load_best(task, run)
     _log_model(run, task, config, source)
-    _log_test(session, run, task, config, source, trainer)
+    table = _log_predictions(session, run, task, config, source, trainer)
+    _log_report(session, run, table, source, alone.texts)
 
 
 def _log_start(run: TrackedRun, config: Config, source: FusionData) -> None:
@@ -244,32 +211,40 @@ def _log_model(run: TrackedRun, task: FusionTask, config: Config, source: Fusion
     run.log_metrics({"cost/gflops_per_case": inference.gflops_per_case(task, source)})
 
 
-def _log_test(
+def _log_predictions(
     session: Session,
     run: TrackedRun,
     task: FusionTask,
     config: Config,
     source: FusionData,
     trainer: L.Trainer,
-) -> None:
-    """Score the test split, and for a run that can be a stage 1 the training cases, and track the report."""
+) -> pd.DataFrame:
+    """Track the predictions of the test split, and for a run that can be a stage 1 its score on the training cases."""
     if config.fusion["name"] == "unimodal":
         rows = inference.rows(trainer, task, source, "train")
         run.log_metrics({"train_final/mAP": task.score(rows)["mAP"]})
     rows = inference.rows(trainer, task, source, "test")
     table = inference.predictions(task, rows, "test")
-    folder = run.folder / "report"
-    folder.mkdir(parents=True, exist_ok=True)
     hashed = table.assign(**{c: table[c].map(session.store.anonymous) for c in ("case", "group")})
     inference.write_table(hashed, run.folder / "predictions.parquet")
     run.log_artifact(run.folder / "predictions.parquet")
-    summary = session.summarise(table, source.problem.classes, source.problem.multilabel, folder)
+    return table
+
+
+def _log_report(
+    session: Session, run: TrackedRun, table: pd.DataFrame, source: FusionData, texts: Mapping[str, Result]
+) -> None:
+    """Score the test split and track the report, texts alone beside it."""
+    folder = run.folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = session.summarise(table, source.problem.classes, source.problem.multilabel, folder, text_only=texts)
     run.log_artifact(folder, "report")
     log_summary(run, summary)
     run.log_metrics({"test/cases": float(len(table)), "test/groups": float(table["group"].nunique())})
 
 
 def _tags(config: Config, source: FusionData) -> dict[str, str]:
+    specs = source.problem.modalities
     return {
         "mlflow.source.name": "fusionbench fit",
         "mlflow.source.type": "LOCAL",
@@ -281,6 +256,7 @@ def _tags(config: Config, source: FusionData) -> dict[str, str]:
         "fusionbench.data_fingerprint": source.fingerprint,
         "fusionbench.seed": str(config.seed),
         "fusionbench.allow": ", ".join(source.allowed) or "none",
+        "fusionbench.fallback": ", ".join(fallback.notes(build.encoder_nodes(config, specs))) or "none",
         "fusionbench.random_weights": ", ".join(build.random_encoders(config, source.problem.modalities)) or "none",
     }
 

@@ -20,6 +20,18 @@ class TaskOptions:
 
 
 @dataclass(frozen=True)
+class TextOptions:
+    """What is read of each text, ``data.text``; ``data/texts.py`` says how.
+
+    Args:
+        content: ``full`` is all of it, ``findings`` leaves the impression out, ``label_free`` leaves the words of class
+            names out. Two controls: ``shuffled`` is another patient's text, ``shuffled_words`` has no word order.
+    """
+
+    content: Literal["full", "findings", "label_free", "shuffled", "shuffled_words"] = "full"
+
+
+@dataclass(frozen=True)
 class TrainerOptions:
     """How long, on what, and when to stop.
 

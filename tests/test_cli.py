@@ -63,7 +63,7 @@ def test_mistakes_of_the_command_line_itself():
 
 
 def test_a_run_can_be_named_by_id_name_or_folder(fitted):
-    run = runs(store(fitted))[0]
+    run = runs(store(fitted))[-1]
     model = store(fitted).client.download_artifacts(run.info.run_id, "model")
     names = (run.info.run_id, run.info.run_id[:8], "first", model)
     shown = [command("test", name, "--folder", fitted) for name in names]

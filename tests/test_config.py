@@ -135,7 +135,7 @@ MISTAKES = {
     "encoder of a modality": ({"encoder": {"photo": {"name": "hf_txt"}}}, "unknown encoder 'hf_txt'", "'hf_text'"),
     "tuning method": ({"adapt": {"name": "lorra"}}, "unknown adapt 'lorra'", "'lora'"),
     "strategy": ({"fusion": {"name": "early_interventoin"}}, "unknown fusion", "'early_intervention'"),
-    "optimizer": ({"optimizer": {"name": "adam"}}, "unknown optimizer 'adam'", "'adamw'"),
+    "optimizer": ({"optimizer": {"name": "adamww"}}, "unknown optimizer 'adamww'", "'adamw'"),
     "schedule": ({"scheduler": {"name": "cosin"}}, "unknown scheduler 'cosin'", "'cosine'"),
     "option of a dataset": ({"data": {"fraction": [1]}}, "csv' has no option 'data.fraction'", "'fractions'"),
     "option of the data module": ({"data": {"batchsize": 4}}, "no option 'data.batchsize'", "'batch_size'"),

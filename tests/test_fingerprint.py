@@ -5,7 +5,7 @@ from layouts import CSV_MODALITIES, make_csv
 from program import TABLE, VIT, bert
 from torch import ones
 
-from fusionbench import build, config, provenance, run
+from fusionbench import build, config, provenance, stage_one
 from fusionbench.fingerprint import fingerprint
 from fusionbench.fusion.base import UnimodalState
 
@@ -26,7 +26,7 @@ def tree(tmp_path_factory):
 def identity(tree):
     def compute(*overrides, alone=None):
         made = config.from_dict(config.merge(tree, config.parse_overrides(overrides)))
-        own = run.stage_one_config(made, alone) if alone else made
+        own = stage_one.stage_one_config(made, alone) if alone else made
         return fingerprint(own, build.data(own), {})
 
     return compute
@@ -42,6 +42,7 @@ def plain(identity):
     [
         *("data.num_workers=3", "data.cache=/tmp/elsewhere", "trainer.accelerator=cpu", "trainer.progress=false"),
         *("tracking.experiment=other", "tracking.log_every=3", "encoder.photo.checkpointing=true"),
+        *("data.text.content=full", "data.text.content=findings"),  # these texts have no headings
         *(
             "data.text_length=256",
             "data.transforms.rotate=180",
@@ -61,7 +62,7 @@ def test_what_no_result_depends_on_or_is_the_default(identity, plain, override):
         *("trainer.accumulate=2", "trainer.limit_train_batches=1", "trainer.precision=bf16-mixed", "fusion.name=mean"),
         *("adapt.name=frozen", "optimizer.lr=0.3", "scheduler.gamma=0.5", "task.label_smoothing=0.1", "data.size=48"),
         *("data.batch_size=4", "data.sampling=shuffle", "data.text_length=5", "data.transforms.rotate=0"),
-        *("encoder.labs.depth=2", "data.modalities.labs.columns=[age]"),
+        *("encoder.labs.depth=2", "data.modalities.labs.columns=[age]", "data.text.content=shuffled_words"),
     ],
 )
 def test_what_a_result_depends_on(identity, plain, override):
@@ -74,6 +75,7 @@ def test_what_a_result_depends_on(identity, plain, override):
         *(("photo", "data.text_length=5"), ("photo", "encoder.labs.depth=2"), ("photo", "encoder.notes.pool=mean")),
         *(("notes", "data.transforms.rotate=0"), ("notes", "data.size=48"), ("labs", "data.text_length=5")),
         *(("photo", "fusion.name=mean"), ("labs", "data.modalities.photo.instances=2")),
+        *(("photo", "data.text.content=shuffled"), ("labs", "data.text.content=label_free")),
     ],
 )
 def test_a_stage_one_run_depends_on_nothing_of_the_other_modalities(identity, plain, alone, override):

@@ -209,11 +209,11 @@ def test_a_second_run_trains_stage_one_no_more(tmp_path, experiment):
 
 @pytest.fixture(scope="module")
 def fingerprint_of(experiment):
-    from fusionbench import build, config, run
+    from fusionbench import build, config, stage_one
     from fusionbench.fingerprint import fingerprint
 
     def compute(*overrides):
-        own = run.stage_one_config(config.load(experiment, overrides), "scan")
+        own = stage_one.stage_one_config(config.load(experiment, overrides), "scan")
         return fingerprint(own, build.data(own), {})
 
     return compute

@@ -25,13 +25,14 @@ class Job:
     """A run that a table wants, or a stage-1 run that such a run starts from.
 
     Attributes:
-        row: The table's row; for stage 1 ``stage 1: <modality>``.
+        row: The table's row; for stage 1 ``stage 1: <modality>``, for a text beside a fusion ``text only: <modality>``.
         column: The table's column.
         seed: The seed.
         config: What is run.
-        stage_one: Whether it is a stage-1 run, which is no cell of the table.
+        stage_one: Whether it is a stage-1 run or a text alone, which is no cell of the table.
         wanted: Whether this command is asked to run it.
         needs: The identity of the stage-1 run of each modality that it starts from.
+        texts: The identity of the run of each text alone that it is held against.
         fingerprint: Its identity, once that can be known: after its stage-1 runs.
         state: How far it has come.
         reason: Why there is no result, in words that may be written to files and trackers.
@@ -47,6 +48,7 @@ class Job:
     stage_one: bool = False
     wanted: bool = True
     needs: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     state: State = "to do"
     reason: str = ""

@@ -1,15 +1,16 @@
-"""What a table wants, what the store has of it, and what is left to run: stage-1 runs once each, then the rest."""
+"""What a table wants, what the store has of it, and what is left to run: one modality alone first, then the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fusionbench import run as runs
+from fusionbench import stage_one
 from fusionbench.ablate.job import Job
 from fusionbench.ablate.sources import Sources
 from fusionbench.ablate.table import Table
 from fusionbench.config import Config
 from fusionbench.data.base import make_dataset
+from fusionbench.encoders import fallback
 from fusionbench.errors import UserError, nearest, public_reason
 from fusionbench.fingerprint import fingerprint
 from fusionbench.fusion.base import UnimodalState
@@ -30,7 +31,7 @@ class Plan:
 
     Attributes:
         jobs: One for each row, column and seed, in the table's order.
-        stage_ones: The stage-1 runs that some job needs, by identity.
+        stage_ones: The stage-1 runs that some job needs, and the texts alone that it is held against, by identity.
         skipped: What was wrong with the data of each column that is left out.
 
     Raises:
@@ -82,27 +83,35 @@ class Plan:
             return job
         job = Job(row, column, seed, self.table.config(row, column, seed), wanted=wanted)
         try:
+            job.config = fallback.settled(_config(job))
             self._plan_stage_one(job)
             self.identify(job)
         except UserError as error:
             job.refuse(error)
+        for identity in job.texts.values():
+            self.stage_ones[identity].wanted |= job.open
         if job.state != "finished" and not wanted:
             job.end("left out", LEFT_OUT)
         return job
 
     def _plan_stage_one(self, job: Job) -> None:
-        """Note the stage-1 runs that a job needs."""
+        """Note the stage-1 runs that a job needs, and the texts alone that are wanted where it is still to be run."""
         config = _config(job)
-        for modality, own in runs.stage_one_configs(config, self.sources(config)).items():
-            identity = fingerprint(own, self.sources(own), {})
-            job.needs[modality] = identity
-            stage = self.stage_ones.get(identity)
-            if stage is None:
-                stage = Job(f"stage 1: {modality}", job.column, job.seed, own, stage_one=True, wanted=False)
-                stage.fingerprint = identity
-                self._settle(stage)
-                self.stage_ones[identity] = stage
-            stage.wanted |= job.wanted
+        source = self.sources(config)
+        for modality, own in stage_one.stage_one_configs(config, source).items():
+            job.needs[modality] = self._shared(job, f"stage 1: {modality}", own)
+            self.stage_ones[job.needs[modality]].wanted |= job.wanted
+        for modality, own in stage_one.text_only_configs(config, source).items():
+            job.texts[modality] = self._shared(job, f"text only: {modality}", own)
+
+    def _shared(self, job: Job, name: str, own: Config) -> str:
+        """Return the identity of one modality's own run, planned once for all jobs that want it."""
+        identity = fingerprint(own, self.sources(own), {})
+        if identity not in self.stage_ones:
+            stage = Job(name, job.column, job.seed, own, stage_one=True, wanted=False, fingerprint=identity)
+            self._settle(stage)
+            self.stage_ones[identity] = stage
+        return identity
 
     def identify(self, job: Job) -> None:
         """Give a job its identity, if its stage-1 runs have ended, and say whether it has ended itself.
@@ -127,7 +136,7 @@ class Plan:
         if (modality, run_id) not in self._states:
             if self.store is None:
                 raise UserError(f"init.runs names run '{run_id}', but there are no runs yet")
-            self._states[modality, run_id] = runs.unimodal_state(self.store.open(run_id), modality)
+            self._states[modality, run_id] = stage_one.unimodal_state(self.store.open(run_id), modality)
         return self._states[modality, run_id]
 
     def _settle(self, job: Job) -> None:
@@ -141,13 +150,13 @@ class Plan:
         """Return the run that ended with a job's identity and still has what is needed of it; empty: there is none."""
         if self.store is None or job.fingerprint not in self.finished:
             return ""
-        artifacts = runs.needed(_config(job))
+        artifacts = stage_one.needed(_config(job))
         newest = TrackedRun(self.store, str(self.finished[job.fingerprint].info.run_id))
         found = newest if all(map(newest.has, artifacts)) else self.store.find_finished(job.fingerprint, artifacts)
         return found.run_id if found else ""
 
     def open_stage_ones(self) -> Iterator[list[Job]]:
-        """Yield the jobs of each stage-1 identity that is still to be run; a cell of the table runs before the rest."""
+        """Yield the jobs of each such identity that is still to be run; a cell of the table runs before the rest."""
         for identity, stage in self.stage_ones.items():
             if stage.open:
                 same = [job for job in self.jobs if job.fingerprint == identity and job.state != "finished"]
@@ -157,6 +166,8 @@ class Plan:
         """Return the cells still to be run, by identity, now that stage 1 is over; ends those that it failed."""
         groups: dict[object, list[Job]] = {}
         for job in self.jobs:
+            if job.open:
+                self._failed_before(job)
             if job.open and not job.fingerprint:
                 self._after_stage_one(job)
             if job.open:
@@ -164,15 +175,19 @@ class Plan:
         return list(groups.values())
 
     def _after_stage_one(self, job: Job) -> None:
-        for modality, identity in job.needs.items():
-            stage = self.stage_ones[identity]
-            if stage.state != "finished":
-                why = f"stage 1 of '{modality}' failed"
-                return job.end("failed", f"{why}: {stage.reason}", f"{why}: {stage.told}")
         try:
             self.identify(job)
         except UserError as error:
             job.refuse(error)
+
+    def _failed_before(self, job: Job) -> None:
+        """End a job if a run that it starts from, or is held against, has failed."""
+        for why, identities in (("stage 1 of", job.needs), ("the text alone of", job.texts)):
+            for modality, identity in identities.items():
+                stage = self.stage_ones[identity]
+                if stage.state != "finished":
+                    told = f"{why} '{modality}' failed"
+                    return job.end("failed", f"{told}: {stage.reason}", f"{told}: {stage.told}")
         return None
 
 

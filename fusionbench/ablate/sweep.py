@@ -1,4 +1,4 @@
-"""One table from plan to results: stage 1 first, then the rest, then the files and the table's run in MLflow."""
+"""One table from plan to results: one modality alone first, then the rest, then the files and the table in MLflow."""
 
 from __future__ import annotations
 

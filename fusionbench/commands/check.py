@@ -1,12 +1,24 @@
 """``fusionbench check``."""
 
+from __future__ import annotations
+
 import argparse
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from fusionbench import config
+from fusionbench.config import Node
 from fusionbench.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fusionbench.data.validate import Finding
+    from fusionbench.types import ModalitySpec, Tokenizer
 
 
 def run(options: argparse.Namespace) -> int:
@@ -19,10 +31,47 @@ def run(options: argparse.Namespace) -> int:
     from fusionbench.data.base import make_dataset
     from fusionbench.data.check import check, print_report
     from fusionbench.data.module import choose_modalities
+    from fusionbench.data.texts import TextReader
 
     dataset = make_dataset(node)
-    modalities = list(choose_modalities(dataset, node.get("modalities")))
+    specs = choose_modalities(dataset, node.get("modalities"))
     cache = Path(node["cache"]) if node.get("cache") else None
-    report = check(dataset, modalities, node.get("allow"), cache)
-    print_report(report, Console(highlight=False))
+    tokenizers, notes = _tokenizers(tree, specs)
+    length = config.data_options()["text_length"].default
+    texts = TextReader(**(node.get("text") or {}), tokenizers=tokenizers, length=node.get("text_length", length))
+    report = check(dataset, list(specs), node.get("allow"), cache, texts)
+    notes += _text_only(tree, specs, report.presence)
+    print_report(dataclasses.replace(report, findings=(*report.findings, *notes)), Console(highlight=False))
     return 0 if report.ok else 1
+
+
+def _tokenizers(tree: Node, specs: Mapping[str, ModalitySpec]) -> tuple[dict[str, Tokenizer], list[Finding]]:
+    """Return the tokenizer of each text that the config has an encoder for, and a note where it cannot be read."""
+    from fusionbench import registry
+    from fusionbench.data.validate import Finding
+
+    made: dict[str, Tokenizer] = {}
+    notes: list[Finding] = []
+    encoder: Mapping[str, Any] = tree.get("encoder") or {}
+    for name in (name for name, spec in specs.items() if spec.kind == "text"):
+        given = encoder if "name" in encoder else encoder.get(name)
+        if given is None:
+            continue
+        node = config.check_node("encoder", f"encoder.{name}", given)
+        component = registry.describe("encoder", node.pop("name"))
+        try:
+            if "text" in component.constants.get("kinds", ()):
+                made[name] = component.load().load_tokenizer(node)
+        except UserError as error:
+            notes.append(Finding("note", f"how many tokens the texts of '{name}' have is not known: {error}"))
+    return made, notes
+
+
+def _text_only(tree: Node, specs: Mapping[str, ModalitySpec], presence: pd.DataFrame) -> Iterator[Finding]:
+    """Say which texts a run of the config trains alone, too."""
+    from fusionbench.data.validate import Finding
+    from fusionbench.stage_one import text_only
+
+    fusion = (tree.get("fusion") or {}).get("name")
+    for name in text_only(fusion, specs, presence) if fusion else ():
+        yield Finding("note", f"a run of this config trains '{name}' alone, too: reports may spell out the labels")

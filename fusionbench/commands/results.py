@@ -12,11 +12,6 @@ def print_results(results: Sequence[Result], console: Console) -> None:
     """Print one row a run, the fusion first and each modality alone below it."""
     ordered = [results[-1], *results[:-1]]
     main = results[-1]
-    rows = [ResultRow(_label(r, main), r.scores, r.intervals, r.trainable, r.run_id) for r in ordered]
+    rows = [ResultRow(r.label(main.cases), r.scores, r.intervals, r.trainable, r.run_id) for r in ordered]
     title = f"Test split: {main.cases} cases of {main.groups} groups"
     console.print(result_table(rows, cases=main.cases, groups=main.groups, width=console.width, title=title))
-
-
-def _label(result: Result, main: Result) -> str:
-    """Name a run, with its number of cases where it saw others than the main one, since some lack its modality."""
-    return result.strategy if result.cases == main.cases else f"{result.strategy} (only {result.cases} cases)"

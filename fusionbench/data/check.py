@@ -17,6 +17,7 @@ from fusionbench.data.caches import ImageCaches
 from fusionbench.data.copies import case_contents, image_files, modality_copies
 from fusionbench.data.gate import check_allow, examine
 from fusionbench.data.splits import SPLITS
+from fusionbench.data.texts import TextReader
 from fusionbench.data.validate import (
     Finding,
     bare_findings,
@@ -56,7 +57,11 @@ class CheckReport:
 
 
 def check(
-    dataset: Dataset, modalities: Sequence[str], allow: Sequence[str] | None = None, cache: Path | None = None
+    dataset: Dataset,
+    modalities: Sequence[str],
+    allow: Sequence[str] | None = None,
+    cache: Path | None = None,
+    texts: TextReader | None = None,
 ) -> CheckReport:
     """Read all files of the modalities, as a training run would, and return what is wrong.
 
@@ -67,6 +72,7 @@ def check(
         modalities: The ones to be read.
         allow: The words of ``data.allow``.
         cache: Folder of decoded pictures, which a later run finds there; None: as ``FusionData`` has it.
+        texts: Reads the texts; without their tokenizers no length is told. None reads them whole.
 
     Raises:
         UserError: The dataset lacks a modality, a word is unknown, or the table cannot be built at all.
@@ -77,6 +83,8 @@ def check(
     structure = list(structure_findings(dataset, cases, modalities))
     if structure:
         return CheckReport(tuple(structure), pd.DataFrame(), pd.DataFrame())
+    texts = texts or TextReader()
+    cases, notes = texts.read(dataset, cases, modalities)
     present = presence(dataset, cases, modalities)
     labelled = bool(known_targets(dataset, cases).ge(0).any(axis=None))
     findings = [*table_findings(dataset, cases, present, labelled), *bare_findings(cases, present)]
@@ -89,6 +97,8 @@ def check(
         refused = {finding.kind for finding in findings if finding.kind and finding.severity == "error"}
         leaks = examine(dataset, cases, case_contents(dataset, cells), images, cells, words)
         findings += [leak for leak in leaks if leak.kind not in refused]
+    notes += [note for name in modalities if name in texts.tokenizers for note in texts.tokens(name, cells[name])[1]]
+    findings += [Finding("note", note) for note in notes]
     findings.sort(key=lambda finding: list(STYLES).index(finding.severity))
     by_split = present.groupby(cases["split"]).sum().reindex(list(SPLITS), fill_value=0).T
     return CheckReport(tuple(findings), _split_table(dataset, cases), by_split)

@@ -25,6 +25,7 @@ from fusionbench.data.options import choose_modalities
 from fusionbench.data.sampling import EpochSampler, EvalSampler
 from fusionbench.data.standardised import require_own_statistics
 from fusionbench.data.tables import TableEncoder
+from fusionbench.data.texts import TextReader
 from fusionbench.data.transforms import ImageTransform
 from fusionbench.data.validate import validate_table
 from fusionbench.errors import UserError
@@ -50,6 +51,8 @@ class FusionData(L.LightningDataModule):
         sampling: ``balanced`` repeats each class up to the largest, as EI does; ``shuffle`` takes each case once.
         on_unreadable: ``stop`` names the damaged file before training; ``missing`` treats it as a missing modality.
         transforms: Options of the image transforms, e.g. ``{normalize: imagenet, rotate: 0}``.
+        text: What is read of texts, e.g. ``{content: label_free}``; contents are full, findings, label_free, shuffled
+            and shuffled_words.
         text_length: Longest text in tokens; the rest is cut off.
         cache: Folder of decoded pictures; null: ``images`` in ``$FUSIONBENCH_HOME``.
         allow: Leaks between splits that are let through with a warning: ``copies``, ``near_duplicates``,
@@ -72,15 +75,16 @@ class FusionData(L.LightningDataModule):
         sampling: Literal["balanced", "shuffle"] = "balanced",
         on_unreadable: Literal["stop", "missing"] = "stop",
         transforms: Mapping[str, Any] | None = None,
+        text: Mapping[str, Any] | None = None,
         text_length: int = 256,
         cache: str | None = None,
         allow: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.tokenizers, self.seed = dataset, tokenizers, seed
+        self.texts = TextReader(**(text or {}), tokenizers=tokenizers, length=text_length)
         self.batch_size, self.num_workers, self.sampling = batch_size, num_workers, sampling
-        self.on_unreadable, self.text_length = on_unreadable, text_length
-        self.transforms = dict(transforms or {})
+        self.on_unreadable, self.transforms = on_unreadable, dict(transforms or {})
         self.cache = Path(cache) if cache else None
         self.notes: list[str] = []
         self.allow, self.allowed = check_allow(allow), tuple[str, ...]()
@@ -95,7 +99,8 @@ class FusionData(L.LightningDataModule):
         ImageTransform(1, train=True, **self.transforms)  # refuses an option out of range before any file is read
         table = self.dataset.cases()
         findings = validate_table(self.dataset, table, need_labels=not predicting, modalities=list(self._specs))
-        self.notes += [finding.message for finding in findings]
+        table, missing = self.texts.read(self.dataset, table, self._specs)
+        self.notes += [*(finding.message for finding in findings), *missing]
         cells = self._image_cells(table)
         cells |= {n: table[n].tolist() for n, s in self._specs.items() if not s.is_image}
         has = np.array([[_is_there(c) for c in cells[name]] for name in self._specs]).T.reshape(len(table), -1)
@@ -185,7 +190,9 @@ class FusionData(L.LightningDataModule):
         """Turn texts into token ids and table rows into columns; pictures stay items."""
         kind = self._specs[name].kind
         if kind == "text":
-            return self.tokenizers[name]([v or "" for v in values], self.text_length)
+            ids, notes = self.texts.tokens(name, values)
+            self.notes += notes
+            return ids
         if kind == "table":
             return [self.tables[name](v) if _is_there(v) else None for v in values]
         return values

@@ -1,10 +1,10 @@
-"""A run's own report: scores of the test split, their intervals, those of each branch, and the figures."""
+"""A run's own report: scores of the test split, their intervals, those of branches and texts alone, and the figures."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +15,11 @@ from fusionbench.metrics import HEADLINE, evaluate
 from fusionbench.report import predictions as table
 from fusionbench.report.bootstrap import group_intervals
 from fusionbench.report.figures import draw
+from fusionbench.report.tables import ResultRow, markdown
+from fusionbench.results import Result
 
 Intervals = dict[str, tuple[float, float]]
+_NOTHING: Mapping[str, Result] = {}
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,9 @@ class RunSummary:
     """What a run came to.
 
     Attributes:
-        scores: As ``metrics.evaluate`` returns, and ``branch/<name>/<headline metric>`` and ``branch/<name>/cases``.
-        intervals: 95 % interval of each headline metric, also of the branches', by the same names.
+        scores: As ``metrics.evaluate`` returns, and ``branch/<name>/<headline metric>`` and ``branch/<name>/cases``;
+            of a text alone ``text_only/<headline metric>``, of several ``text_only/<modality>/<headline metric>``.
+        intervals: 95 % interval of each headline metric, also of branches and texts alone, by the same names.
         figures: The PNG files.
     """
 
@@ -35,9 +39,14 @@ class RunSummary:
 
 
 def summarise(
-    predictions: pd.DataFrame, classes: Sequence[str], multilabel: bool, folder: Path, seed: int = 0
+    predictions: pd.DataFrame,
+    classes: Sequence[str],
+    multilabel: bool,
+    folder: Path,
+    seed: int = 0,
+    text_only: Mapping[str, Result] = _NOTHING,
 ) -> RunSummary:
-    """Score the test split, draw it, and write ``metrics.json`` into ``folder``.
+    """Score the test split, draw it, and write ``metrics.json`` into ``folder``, beside texts alone ``text_only.md``.
 
     A branch is scored over the cases in which it saw its modality; its score is comparable with the run's own only
     where that is all of them, which ``branch/<name>/cases`` tells.
@@ -48,6 +57,7 @@ def summarise(
         multilabel: Whether a case can have several classes.
         folder: Where figures and ``metrics.json`` go; made if need be.
         seed: Of the bootstrap.
+        text_only: The results of runs on a text alone, by modality.
 
     Raises:
         UserError: There is no test case, or the table lacks a column.
@@ -61,8 +71,19 @@ def summarise(
             branch_scores, branch_intervals = _score(cases, classes, multilabel, seed, branch)
             scores |= {f"branch/{branch}/{name}": branch_scores[name] for name in HEADLINE}
             intervals |= {f"branch/{branch}/{name}": bounds for name, bounds in branch_intervals.items()}
+    groups = len(set(table.groups(test)))
+    if text_only:
+        alone = [
+            ResultRow(r.label(len(test)), r.scores, r.intervals, r.trainable, r.run_id) for r in text_only.values()
+        ]
+        shown = markdown([ResultRow("fusion", scores, intervals), *alone], cases=len(test), groups=groups)
+        write_bytes(folder / "text_only.md", shown.encode())
+    for name, result in text_only.items():
+        prefix = "text_only" if len(text_only) == 1 else f"text_only/{name}"
+        scores |= {f"{prefix}/{metric}": result.scores.get(metric, math.nan) for metric in HEADLINE}
+        intervals |= {f"{prefix}/{n}": bounds for n, bounds in result.intervals.items() if n in HEADLINE}
     figures = draw(test, classes, multilabel, folder)
-    content = _json(scores, intervals, cases=len(test), groups=len(set(table.groups(test))), seed=seed)
+    content = _json(scores, intervals, cases=len(test), groups=groups, seed=seed)
     write_bytes(folder / "metrics.json", content)
     return RunSummary(scores, intervals, figures)
 

@@ -8,6 +8,7 @@ import pytest
 from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE
 from fusionbench.report.run_report import summarise
+from fusionbench.results import Result
 
 CLASSES = ["benign", "malignant", "absent"]
 
@@ -73,3 +74,31 @@ def test_branch_that_saw_nothing(table, tmp_path):
     summary = summarise(table, CLASSES, False, tmp_path)
     assert summary.scores["branch/primary/shape/cases"] == 0
     assert "branch/primary/shape/mAP" not in summary.scores
+
+
+def result(name, accuracy, cases=30):
+    scores, bounds = {"accuracy": accuracy, "AP/benign": 0.3}, {"accuracy": (0.1, 0.9), "AP/benign": (0.0, 1.0)}
+    return Result(name, f"{name}-run-id", f"{name} alone", scores, bounds, 77, cases, 10)
+
+
+def test_a_text_alone_stands_beside_the_fusion(table, tmp_path):
+    plain = summarise(table, CLASSES, False, tmp_path / "plain")
+    beside = summarise(table, CLASSES, False, tmp_path / "beside", text_only={"report": result("report", 0.625)})
+    added = beside.scores.keys() - plain.scores.keys()
+    assert added == {f"text_only/{name}" for name in HEADLINE}
+    assert beside.scores["text_only/accuracy"] == 0.625
+    assert math.isnan(beside.scores["text_only/mAP"])
+    assert beside.intervals.keys() - plain.intervals.keys() == {"text_only/accuracy"}
+    shown = (tmp_path / "beside" / "text_only.md").read_text()
+    assert "| report alone | " in shown
+    assert "0.62 [0.10, 0.90]" in shown
+    assert f"| fusion | {plain.scores['mAP']:.2f}" in shown.replace("**", "")
+    assert not (tmp_path / "plain" / "text_only.md").exists()
+
+
+def test_several_texts_alone_are_told_apart(table, tmp_path):
+    texts = {"report": result("report", 0.625), "letter": result("letter", 0.5, cases=12)}
+    scores = summarise(table, CLASSES, False, tmp_path, text_only=texts).scores
+    assert (scores["text_only/report/accuracy"], scores["text_only/letter/accuracy"]) == (0.625, 0.5)
+    assert "text_only/accuracy" not in scores
+    assert "| letter alone (only 12 cases) |" in (tmp_path / "text_only.md").read_text()
