@@ -35,7 +35,7 @@ def gflops_per_case(task: FusionTask, source: FusionData) -> float:
     assert isinstance(cases, Cases)
     present = source.data.present[cases.rows].sum(axis=1)
     case = collate(source.data.pad_id)([cases[int(present.argmax()), 0]])
-    like = next(task.strategy.parameters())
+    like = next(p for p in task.strategy.parameters() if p.requires_grad)  # a frozen base may be of another type
     inputs = {n: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype) for n, x in case.inputs.items()}
     training = task.strategy.training
     task.strategy.eval()
@@ -47,6 +47,8 @@ def gflops_per_case(task: FusionTask, source: FusionData) -> float:
 
 def predictions(task: FusionTask, values: Rows, split: str) -> pd.DataFrame:
     """Return the table that reports read: ids, target, probabilities of the fused output and of every branch.
+
+    Further scores of the strategy are ``score.<name>``, the class that an answer in words names is ``answer``.
 
     Args:
         task: Knows classes and modalities.
@@ -70,7 +72,8 @@ def predictions(task: FusionTask, values: Rows, split: str) -> pd.DataFrame:
         table[f"present.{modality}"] = [row[m] for row in values["present"]]
         if "weights" in values:
             table[f"weight.{modality}"] = [row[m] for row in values["weights"]]
-    return table
+    further = [name for name in values if name == "answer" or name.startswith("score.")]
+    return table.assign(**{name: values[name] for name in further})
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

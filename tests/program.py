@@ -88,10 +88,19 @@ def bert(folder: Path) -> dict[str, object]:
     return {"name": "hf_text", "weights": "random", "tokenizer": str(tokenizer(folder)), "config": shape}
 
 
+def llama(folder: Path) -> dict[str, object]:
+    """Return the node of a random Llama of 8 layers, its tokenizer written to ``folder``."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {"model_type": "llama", "vocab_size": len(WORDS) + 4, "intermediate_size": 48, **sizes}
+    return {"name": "llama", "weights": "random", "tokenizer": str(tokenizer(folder)), "config": shape, "patch": 8}
+
+
 def tiny_encoders(experiment: Path, folder: Path) -> list[str]:
     """Return overrides that put a small random encoder of the same kind in place of each that a config names."""
     node = config.read(experiment)["encoder"]
-    small = {"timm_vit": VIT, "hf_text": bert(folder / "tokenizer")}
+    own = bert(folder / "tokenizer")
+    patches = {k: v for k, v in own.items() if k != "tokenizer"} | {"name": "hf_patches", "patch": 8}
+    small = {"timm_vit": VIT, "hf_text": own, "hf_patches": patches, "llama": llama(folder / "tokenizer")}
     if "name" in node:
         return as_overrides({"encoder": small[node["name"]]})
     return as_overrides({"encoder": {modality: small[own["name"]] for modality, own in node.items()}})

@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from layouts import make_derm7pt, make_mmc_amd, make_mrnet
+from layouts import make_derm7pt, make_mmc_amd, make_mrnet, make_openi
 from program import EXPERIMENTS, THIRD_PARTY, command, new_store, refused, runs, store, tiny_encoders
 
 from fusionbench import config
 
 pytestmark = THIRD_PARTY
-MAKERS = {"mmc_amd": make_mmc_amd, "derm7pt": make_derm7pt, "mrnet": make_mrnet}
+MAKERS = {"mmc_amd": make_mmc_amd, "derm7pt": make_derm7pt, "mrnet": make_mrnet, "openi": make_openi}
+FOLDERS = {"mmc_amd": "mmc-amd", "derm7pt": "derm7pt", "mrnet": "MRNet-v1.0", "openi": "openi"}
 SMALLER = {"mrnet": ["data.holdout=10"], "lidc": ["data.max_cases=60"]}
 
 
@@ -46,6 +47,15 @@ class Fitted:
     @property
     def model(self):
         return [self.run.info.run_id, "--folder", self.config["tracking"]["folder"]]
+
+    @property
+    def alone(self):
+        """The modalities that are trained alone too: all in stage 1, else the texts."""
+        from fusionbench.data.base import make_dataset
+
+        kinds = {name: spec.kind for name, spec in make_dataset(self.config["data"]).modalities.items()}
+        staged = self.config["init"]["stage1"] == "unimodal"
+        return [name for name in self.config["data"]["modalities"] if staged or kinds[name] == "text"]
 
     @property
     def cases(self):
@@ -81,8 +91,8 @@ def fitted(request, tmp_path_factory):
 def test_an_experiment_fits_and_prints_its_table_and_where_the_run_is(fitted):
     assert fitted.done.code == 0, fitted.done.err
     assert fitted.run.info.run_id in fitted.done.out
-    assert "early_intervention" in fitted.done.out
-    for modality in fitted.config["data"]["modalities"]:
+    assert fitted.config["fusion"]["name"] in fitted.done.out
+    for modality in fitted.alone:
         assert f"{modality} alone" in fitted.done.out
 
 
@@ -90,12 +100,14 @@ def test_stage_one_and_the_main_run_are_tracked_to_their_end(fitted):
     tracked = runs(fitted.store)
     assert {run.info.status for run in tracked} == {"FINISHED"}
     modalities = fitted.config["data"]["modalities"]
-    assert [run.data.tags["fusionbench.modalities"] for run in tracked] == [*modalities, ", ".join(modalities)]
-    assert [run.data.tags["fusionbench.fusion"] for run in tracked[:-1]] == ["unimodal"] * len(modalities)
+    assert [run.data.tags["fusionbench.modalities"] for run in tracked] == [*fitted.alone, ", ".join(modalities)]
+    assert [run.data.tags["fusionbench.fusion"] for run in tracked[:-1]] == ["unimodal"] * len(fitted.alone)
     for run in tracked:
         assert 0 <= run.data.metrics["test/mAP"] <= 1
         assert run.data.metrics["val/loss"] > 0
-        assert run.data.metrics["parameters/total"] > run.data.metrics["parameters/trainable"] > 0
+        trainable, total = (run.data.metrics[f"parameters/{part}"] for part in ("trainable", "total"))
+        assert 0 < trainable <= total
+        assert (trainable == total) == (fitted.config["adapt"]["name"] == "full")
         assert len(run.data.tags["fusionbench.fingerprint"]) == 24
 
 
@@ -103,8 +115,11 @@ def test_artifacts_are_whole(fitted):
     assert yaml.safe_load(fitted.artifact("config.yaml").read_text()) == fitted.config
     names = {path.name for path in fitted.artifact("model").iterdir()}
     assert names == {"model.json", "model.safetensors", "adapters"}
-    views = {path.stem for path in fitted.artifact("model/adapters").iterdir()}
-    assert views == {f"{r}_{m}" for r in ("primary", "auxiliary") for m in fitted.config["data"]["modalities"]}
+    views = {path.stem for path in fitted.artifact("model/adapters").glob("*.safetensors")}
+    roles = ("primary_", "auxiliary_") if fitted.config["fusion"]["name"] == "early_intervention" else ("",)
+    assert views == {f"{role}{m}" for role in roles for m in fitted.config["data"]["modalities"]}
+    exported = {path.parent.name for path in fitted.artifact("model/adapters").glob("*/adapter_config.json")}
+    assert (exported >= views) == (fitted.config["adapt"]["name"] == "peft_lora")
     report = fitted.artifact("report")
     figures = list(report.glob("*.png"))
     assert len(figures) >= 4
@@ -151,7 +166,7 @@ def test_prediction_gives_every_case_its_probabilities(fitted):
 def test_without_its_data_one_sentence_says_where_they_belong(experiment, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = EXPERIMENTS / f"{experiment}.yaml"
-    folder = {"mmc_amd": "mmc-amd", "derm7pt": "derm7pt", "mrnet": "MRNet-v1.0"}[dataset_of(experiment)]
+    folder = FOLDERS[dataset_of(experiment)]
     for environment in ({}, {"FUSIONBENCH_DATA": str(tmp_path / "elsewhere")}):
         message = refused("fit", "--config", path, **environment)
         assert f"{environment.get('FUSIONBENCH_DATA', 'data')}/{folder}'" in message

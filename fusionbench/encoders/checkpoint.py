@@ -15,6 +15,7 @@ from fusionbench.encoders.weights import hub_failed
 from fusionbench.errors import UserError
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
+_HEAD = "lm_head."  # stands beside the decoder
 Wanted = Mapping[str, tuple[str, torch.Size]]
 
 
@@ -42,14 +43,15 @@ class Checkpoint:
         """Return tensors by new name, in ``dtype``.
 
         Args:
-            wanted: New name to the name within the decoder (without ``model.`` before it) and the shape.
+            wanted: New name to the name within the decoder (without ``model.`` before it), or of its head
+                (``lm_head.``), and the shape.
             dtype: Whatever the file holds, they are turned into this.
 
         Raises:
             UserError: Tensors are missing or have another shape, which are named, or a file is damaged.
         """
         prefix = "model." if any(name.startswith("model.") for name in self._file_of) else ""
-        names = {key: prefix + name for key, (name, _) in wanted.items()}
+        names = {key: name if name.startswith(_HEAD) else prefix + name for key, (name, _) in wanted.items()}
         tensors = self._tensors({name for name in names.values() if name in self._file_of})
         missing = [name for name in names.values() if name not in tensors]
         wrong = [
