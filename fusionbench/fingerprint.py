@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors.torch
 
-from fusionbench import provenance, registry
+from fusionbench import build, provenance, registry
 from fusionbench.config import Config, Node, options_of
 from fusionbench.data.images import file_digest
 from fusionbench.data.module import FusionData
@@ -23,10 +23,14 @@ from fusionbench.fusion.base import UnimodalState
 _DATA = ("batch_size", "sampling")
 _NO_EFFECT = {"checkpointing", "fallback"}
 _FOLLOWED = ("adapt", "encoders", "fusion", "layers", "optim")  # what a component imports of these is part of it
-_TRAINER = ("max_epochs", "patience", "monitor", "precision", "accumulate", "gradient_clip", "limit_train_batches")
+_TRAINER = (
+    *("max_epochs", "patience", "stop", "monitor"),
+    *("precision", "accumulate", "gradient_clip", "limit_train_batches"),
+)
 # What takes part in every run; the components that a config names are added to it.
 _SHARED = (
-    *("task", "metrics", "training", "callbacks", "build", "inference", "fusion.base", "fusion.criterion"),
+    *("task", "metrics", "training", "callbacks", "part_stopping"),
+    *("build", "inference", "fusion.base", "fusion.criterion"),
     *(
         "adapt.base",
         "adapt.views",
@@ -38,7 +42,7 @@ _SHARED = (
         "data.images",
         "data.conversion",
     ),
-    *("data.sampling", "data.tables", "data.texts", "data.transforms"),
+    *("data.masks", "data.sampling", "data.tables", "data.texts", "data.transforms"),
 )
 
 
@@ -67,7 +71,7 @@ def _options(config: Config, source: FusionData) -> dict[str, Any]:
     kept: dict[str, Any] = {key: tree[key] for key in ("task", "seed")}
     kept |= {kind: _whole(kind, tree[kind]) for kind in ("adapt", "fusion", "optimizer", "scheduler")}
     kept["data"] = _data(tree["data"], source)
-    kept["encoder"] = {name: _encoder(config, name) for name in source.problem.modalities}
+    kept["encoder"] = {name: _encoder(node) for name, node in _nodes(config, source).items()}
     kept["modalities"] = [[name, asdict(spec)] for name, spec in source.problem.modalities.items()]
     kept["trainer"] = {key: tree["trainer"][key] for key in _TRAINER}
     return kept
@@ -98,9 +102,14 @@ def _whole(kind: str, node: Node) -> Node:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items() if k not in _NO_EFFECT}
 
 
-def _encoder(config: Config, modality: str) -> Node:
-    """Return a modality's encoder node, files replaced by their content, so that only the latter counts."""
-    node = _whole("encoder", config.encoder.get("*") or config.encoder[modality])
+def _nodes(config: Config, source: FusionData) -> dict[str, Node]:
+    """Return the encoder node of each modality that has an encoder."""
+    return build.encoder_nodes(config, source.problem.modalities)
+
+
+def _encoder(given: Node) -> Node:
+    """Return an encoder's node, files replaced by their content, so that only the latter counts."""
+    node = _whole("encoder", given)
     for key in ("weights", "tokenizer"):
         value = node.get(key)
         if isinstance(value, str) and (value.startswith("asset:") or Path(value).expanduser().exists()):
@@ -117,7 +126,7 @@ def _components(config: Config, source: FusionData) -> list[registry.Component]:
     """Return the components that take part; an encoder only if one of the run's modalities has it."""
     picked = [("data", config.data), ("fusion", config.fusion), ("adapt", config.adapt)]
     picked += [("optimizer", config.optimizer), ("scheduler", config.scheduler)]
-    picked += [("encoder", config.encoder.get("*") or config.encoder[name]) for name in source.problem.modalities]
+    picked += [("encoder", node) for node in _nodes(config, source).values()]
     return [registry.describe(kind, node["name"]) for kind, node in picked]
 
 

@@ -16,6 +16,7 @@ from fusionbench.data.module import FusionData
 from fusionbench.data.splits import SPLITS
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import UnimodalState
+from fusionbench.metrics import HEADLINE
 from fusionbench.tracking import TrackedRun
 from fusionbench.types import ModalitySpec
 
@@ -67,16 +68,24 @@ def text_only(fusion: str, specs: Mapping[str, ModalitySpec], present: pd.DataFr
 def stage_one_config(config: Config, modality: str) -> Config:
     """Return the config of a modality's stage-1 run: the same, for that modality alone, with ``init.overrides``.
 
+    What only a strategy of several parts has goes back to its default: rates of parts, stopping by part, a monitored
+    score of the strategy's own.
+
     Raises:
         UserError: The overrides make it something that stage 2 cannot start from.
     """
     tree = config.to_dict()
+    if not {"*", modality} & set(config.encoder):
+        raise UserError(f"'{modality}' has no encoder to be trained alone with; set init.stage1=none")
     encoder = config.encoder.get("*") or {modality: config.encoder[modality]}
     tree |= {"fusion": {"name": "unimodal"}, "encoder": encoder, "init": {}}
     told = tree["data"].get("modalities")  # a csv's say what each modality is made of
     alone = {modality: told[modality]} if isinstance(told, Mapping) else [modality]
-    tree["data"] = {**tree["data"], "modalities": alone}
+    tree["data"] = {k: v for k, v in tree["data"].items() if k != "masks"} | {"modalities": alone}
     tree["tracking"] = {**tree["tracking"], "run_name": None}
+    tree["optimizer"] = {k: v for k, v in tree["optimizer"].items() if k != "parts"}
+    own = () if config.trainer.monitor in HEADLINE else ("monitor",)
+    tree["trainer"] = {k: v for k, v in tree["trainer"].items() if k not in ("stop", *own)}
     made = configs.from_dict(configs.merge(tree, config.init.overrides))
     if (
         made.fusion["name"] != "unimodal"

@@ -217,3 +217,67 @@ def make_openi(folder: Path, *, studies: int = 14) -> Path:
                 rows.append([f"{name}.png", f"FINDINGS : {findings} IMPRESSION : {impression}", *labels])
         write_rows(root / f"{file}.csv", rows)
     return root
+
+
+def vessels(seed: int, size: int = 48) -> np.ndarray:
+    """Return a mask (size, size) uint8 of 0 and 255: two lines of 3 pixels, as vessels are."""
+    mask = np.zeros((size, size), np.uint8)
+    row, column = seed % (size // 2), 7 * seed % (size - 3)
+    mask[row : row + 3] = mask[:, column : column + 3] = 255
+    return mask
+
+
+def make_fives(folder: Path, *, train: int = 5, test: int = 2, masks: str = "Groud truth") -> Path:
+    """Write FIVES with so many pictures of each class, and return its folder.
+
+    Stems repeat in train and test; the masks' folder is misspelt, as some copies have it, unless said otherwise.
+    """
+    root = folder / "FIVES A Fundus Image Dataset for AI-based Vessel Segmentation"
+    for start, (part, count) in enumerate((("train", train), ("test", test))):
+        for number in range(4 * count):
+            name, seed = f"{number + 1}_{'ADGN'[number // count]}.png", 1000 * start + number
+            save(root / part / "Original" / name, picture(number // count, 20_000 + seed))
+            save(root / part / masks / name, np.repeat(vessels(seed)[..., None], 3, -1))
+    (root / "Quality Assessment.xlsx").touch()
+    return root
+
+
+def make_hrf(folder: Path, *, people: int = 15) -> Path:
+    """Write HRF with so many people of each class, and return its folder; endings are in upper and lower case."""
+    root = folder / "hrf"
+    for number in range(1, people + 1):
+        for label, (word, ending) in enumerate((("dr", "JPG"), ("g", "jpg"), ("h", "jpg"))):
+            stem, seed = f"{number:02d}_{word}", 30_000 + 3 * number + label
+            save(root / "images" / f"{stem}.{ending}", picture(label, seed, size=60)[:40])
+            save(root / "manual1" / f"{stem}.tif", vessels(seed, 60)[:40])
+            save(root / "mask" / f"{stem}_mask.tif", np.full((40, 60), 255, np.uint8))
+    return root
+
+
+STONEROUNDS = ("Best Disease", "AR Retinitis Pigmentosa", "Choroideremia")
+
+
+def make_stonerounds(folder: Path, *, cases: int = 24) -> Path:
+    """Write StoneRounds in our layout, and return its folder; every 4th case has a second picture, every 5th no text.
+
+    Every 2nd row leaves the type to the project's table.
+    """
+    root = folder / "stonerounds"
+    rows: list[list[object]] = [["image", "text", "disease", "type"]]
+    for case in range(cases):
+        disease = case % len(STONEROUNDS)
+        for number in range(2 if case % 4 == 0 else 1):
+            name = f"SR{case + 1:04d}{'_2' if number else ''}.jpg"
+            save(root / "images" / name, picture(4 - disease % 2, 40_000 + 2 * case + number))
+            text = "" if case % 5 == 4 else f"A {20 + case} year old reader of letters, seen {case} times."
+            rows.append([name, text, STONEROUNDS[disease], "inherited" if case % 2 else ""])
+    write_rows(root / "stonerounds.csv", rows)
+    return root
+
+
+def make_fundus(folder: Path) -> Path:
+    """Write FIVES, HRF and StoneRounds side by side, and return what holds them."""
+    make_fives(folder)
+    make_hrf(folder)
+    make_stonerounds(folder)
+    return folder

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     tokenizers, notes = _tokenizers(tree, specs)
     length = config.data_options()["text_length"].default
     texts = TextReader(**(node.get("text") or {}), tokenizers=tokenizers, length=node.get("text_length", length))
-    report = check(dataset, list(specs), node.get("allow"), cache, texts)
+    report = check(dataset, list(specs), node.get("allow"), cache, texts, node.get("masks"))
     notes += _text_only(tree, specs, report.presence)
     print_report(dataclasses.replace(report, findings=(*report.findings, *notes)), Console(highlight=False))
     return 0 if report.ok else 1

@@ -127,7 +127,7 @@ def _csv_node(files: ModelFiles, path: Path) -> Node:
     Its columns are those of the training csv, or, for a model of another dataset, named as the modalities.
     """
     trained = files.config.data
-    kept = {k: v for k, v in trained.items() if k in config.data_options() and k not in ("root", "modalities")}
+    kept = {k: v for k, v in trained.items() if k in config.data_options() and k not in ("root", "modalities", "masks")}
     labels = {"targets": list(files.classes)} if files.multilabel else {"classes": list(files.classes)}
     unread = {"label": "(not read)", "fractions": [0.0, 0.0, 1.0]}
     if trained["name"] == "csv":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +39,9 @@ class Dataset(ABC):
     * text: a str; None or "" means missing;
     * table: a tuple of raw values (float, str or None) in the order of ``ModalitySpec.columns``; None means missing.
 
+    Besides, there is a column for each mask in ``masks``: a tuple of one item that ``read_image`` decodes to a picture
+    whose brighter half of values is foreground; empty where a case has no such mask.
+
     Attributes:
         version: Goes up whenever the same folder would give other cases or labels.
         folder: Name of the dataset's folder below ``$FUSIONBENCH_DATA`` (default ``./data``); empty: it has none.
@@ -46,6 +49,8 @@ class Dataset(ABC):
         request: Where a person gets the data.
         classes: Class names in label order.
         modalities: All that the dataset offers, by name, in the order in which strategies see them.
+        masks: The pictures that each kind of mask, such as ``vessels``, is drawn on: a modality of kind image.
+        notes: What ``cases`` found that is to be told, though nothing is wrong with it.
         multilabel: Whether a case can have several classes.
         known_leak: Why an official split has groups on both sides, if it has; checks then warn instead of refusing.
     """
@@ -57,6 +62,8 @@ class Dataset(ABC):
 
     classes: tuple[str, ...]
     modalities: Mapping[str, ModalitySpec]
+    masks: Mapping[str, str] = {}
+    notes: Sequence[str] = ()
     multilabel: bool = False
     known_leak: str = ""
 

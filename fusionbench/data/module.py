@@ -21,6 +21,7 @@ from fusionbench.data.caches import ImageCaches
 from fusionbench.data.cases import CaseData, Cases, collate
 from fusionbench.data.copies import Contents, case_contents
 from fusionbench.data.gate import check_allow, examine
+from fusionbench.data.masks import mask_contents, read_masks
 from fusionbench.data.options import choose_modalities
 from fusionbench.data.sampling import EpochSampler, EvalSampler
 from fusionbench.data.standardised import require_own_statistics
@@ -54,6 +55,7 @@ class FusionData(L.LightningDataModule):
         text: What is read of texts, e.g. ``{content: label_free}``; contents are full, findings, label_free, shuffled
             and shuffled_words.
         text_length: Longest text in tokens; the rest is cut off.
+        masks: Which masks to read, e.g. ``[vessels]``; null: none.
         cache: Folder of decoded pictures; null: ``images`` in ``$FUSIONBENCH_HOME``.
         allow: Leaks between splits that are let through with a warning: ``copies``, ``near_duplicates``,
             ``statistics``, ``val_is_test``.
@@ -77,6 +79,7 @@ class FusionData(L.LightningDataModule):
         transforms: Mapping[str, Any] | None = None,
         text: Mapping[str, Any] | None = None,
         text_length: int = 256,
+        masks: Sequence[str] | None = None,
         cache: str | None = None,
         allow: Sequence[str] | None = None,
     ) -> None:
@@ -90,7 +93,7 @@ class FusionData(L.LightningDataModule):
         self.allow, self.allowed = check_allow(allow), tuple[str, ...]()
         self.predict_split: Split | None = "test"
         self._fitted = fitted
-        self._specs = choose_modalities(dataset, modalities)
+        self._specs, self._masks = choose_modalities(dataset, modalities), masks
         self._read()
 
     def _read(self) -> None:
@@ -100,19 +103,21 @@ class FusionData(L.LightningDataModule):
         table = self.dataset.cases()
         findings = validate_table(self.dataset, table, need_labels=not predicting, modalities=list(self._specs))
         table, missing = self.texts.read(self.dataset, table, self._specs)
-        self.notes += [*(finding.message for finding in findings), *missing]
+        self.notes += [*self.dataset.notes, *(finding.message for finding in findings), *missing]
         cells = self._image_cells(table)
         cells |= {n: table[n].tolist() for n, s in self._specs.items() if not s.is_image}
         has = np.array([[_is_there(c) for c in cells[name]] for name in self._specs]).T.reshape(len(table), -1)
         table, cells = self._drop_empty(table, cells, has)
         self.table, contents = table, case_contents(self.dataset, cells)
+        masks, lost = read_masks(self.dataset, table, cells, self._masks, self.cache, self.on_unreadable)
+        self.notes += lost
         present = has[has.any(axis=1)]
         if not predicting:
             self._check_training(present)
             self._pass_gate(contents, cells)
         self.tables = self._fit_tables(cells, present)
         target = self._targets()
-        self.fingerprint = self._fingerprint(contents, target)
+        self.fingerprint = self._fingerprint(mask_contents(self.dataset, contents, masks), target)
         self.data = CaseData(
             self._specs,
             {name: self._encode(name, values) for name, values in cells.items()},
@@ -122,6 +127,7 @@ class FusionData(L.LightningDataModule):
             table["group_id"].astype(str).tolist(),
             self._images.open,
             {name: tokenizer.pad_id for name, tokenizer in self.tokenizers.items()},
+            masks,
         )
         self.problem = Problem(
             dict(self._specs), self.dataset.classes, self.dataset.multilabel, complete=bool(present.all())

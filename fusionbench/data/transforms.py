@@ -28,7 +28,8 @@ class ImageTransform:
 
     In training, for each picture or slice on its own and in this order: rotation, crop, flip, and back to ``size``;
     then contrast, brightness and saturation, in random order. Otherwise resizing alone. The authors rotate and crop
-    before they resize, and jitter contrast first; ours resizes first, so that pictures can be cached.
+    before they resize, and jitter contrast first; ours resizes first, so that pictures can be cached. A mask moves with
+    its picture, by nearest neighbours, and keeps its values.
 
     Args:
         size: Height and width of the result in pixels.
@@ -97,14 +98,32 @@ class ImageTransform:
             image_SHWC: uint8 with C 1 or 3; one channel becomes three equal ones.
             seed: Not negative; unused without augmentation.
         """
-        pictures = [resize(picture, self.size) for picture in image_SHWC]
+        return self.with_masks(image_SHWC, (), seed)[0]
+
+    def with_masks(
+        self, image_SHWC: np.ndarray, masks_HW: Sequence[np.ndarray], seed: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Turn the pictures of a case and the masks of its first picture into tensors; no mask changes a picture.
+
+        Args:
+            image_SHWC: As for a call.
+            masks_HW: uint8 in {0, 1}, each as large as the result.
+            seed: As for a call.
+
+        Returns:
+            (S, 3, H, W) float32, and (1, H, W) float32 in {0, 1} for each mask.
+        """
+        pictures, masks = [resize(picture, self.size) for picture in image_SHWC], [np.array(m) for m in masks_HW]
         if self._augment is not None:
             # One generator for all steps and slices: Compose.set_random_seed gives each step the same one anew,
             # which ties the toss for the flip to the toss for the crop, and takes six times as long.
             self._augment.set_random_state(np.random.default_rng(seed), random.Random(seed))
-            pictures = [self._augment(image=np.array(picture))["image"] for picture in pictures]
+            first = self._augment(image=np.array(pictures[0]), **({"masks": masks} if masks else {}))
+            rest = [self._augment(image=np.array(picture))["image"] for picture in pictures[1:]]
+            pictures, masks = [first["image"], *rest], list(first.get("masks", ()))
         values_SCHW = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
-        return values_SCHW.to(torch.float32, memory_format=torch.contiguous_format) * self._scale_C + self._shift_C
+        values_SCHW = values_SCHW.to(torch.float32, memory_format=torch.contiguous_format)
+        return values_SCHW * self._scale_C + self._shift_C, [torch.from_numpy(m)[None].float() for m in masks]
 
 
 def _normalization(normalize: str | Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:

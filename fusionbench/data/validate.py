@@ -98,7 +98,8 @@ def members(dataset: Dataset, cases: pd.DataFrame) -> pd.DataFrame:
 
 def structure_findings(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> Iterator[Finding]:
     """Find what makes the table unreadable for any further check."""
-    for column in (*FIXED_COLUMNS, *_target_columns(dataset), *modalities):
+    masks = [name for name, picture in dataset.masks.items() if picture in modalities]
+    for column in (*FIXED_COLUMNS, *_target_columns(dataset), *modalities, *masks):
         if column not in cases:
             yield Finding("error", f"the case table has no column '{column}'{nearest(column, cases.columns)}")
             return

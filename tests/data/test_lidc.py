@@ -66,7 +66,7 @@ def test_cases_are_the_annotations_that_say_malignant_or_benign(root):
     assert cases["case_id"].is_monotonic_increasing
     assert cases["case_id"].is_unique
     assert list(cases.index) == list(range(48))
-    assert list(cases.columns) == ["case_id", "group_id", "split", "label", *Lidc(str(root)).modalities]
+    assert list(cases.columns) == ["case_id", "group_id", "split", "label", *Lidc(str(root)).modalities, "nodule"]
     assert cases["case_id"].iloc[0] == "annotation-0002"
     assert cases["axial"].iloc[0] == ("annotation:2:axial",)
 
@@ -126,6 +126,15 @@ def test_a_box_is_as_thick_as_it_is(root):
         assert np.argwhere(view).mean(0) == pytest.approx([31.5, 32], abs=0.51)
     for name, channel in VIEWS.items():
         assert np.array_equal(lidc.read_image(f"annotation:2:{name}")[..., 0], shape[..., channel])
+
+
+def test_the_mask_is_where_the_nodule_is_seen_from_above(root):
+    lidc = Lidc(str(root))
+    assert dict(lidc.masks) == {"nodule": "shape"}
+    mask = lidc.read_image(lidc.cases().set_index("case_id").loc["annotation-0002", "nodule"][0])
+    assert mask.shape == (64, 64, 1)
+    assert np.array_equal(mask[..., 0] == 255, lidc.read_image("annotation:2:axial")[..., 0] > 0)
+    assert set(np.unique(mask)) == {0, 255}
 
 
 def test_views_lie_along_the_right_axes(root):
