@@ -11,13 +11,14 @@ import torch
 from fusionbench import registry
 from fusionbench.adapt.base import Adaptation
 from fusionbench.adapt.views import EncoderPool
-from fusionbench.config import Config, Node, data_options
+from fusionbench.config import Config, Node, data_options, optimizer_options
 from fusionbench.data.base import make_dataset
 from fusionbench.data.module import FusionData, choose_modalities
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, nearest
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
+from fusionbench.registry import Component
 from fusionbench.task import FusionTask
 from fusionbench.types import ModalitySpec, Problem, Tokenizer
 
@@ -73,18 +74,20 @@ def check_complete(config: Config, problem: Problem) -> None:
 
 
 def encoder_nodes(config: Config, specs: Mapping[str, ModalitySpec]) -> dict[str, Node]:
-    """Return each modality's encoder node.
+    """Return the encoder node of each modality, those left out that the strategy reads without an encoder.
 
     Raises:
         UserError: A modality has no node, a node no modality, or an encoder cannot read a modality's kind.
     """
+    unencoded = registry.describe("fusion", config.fusion["name"]).constants.get("unencoded", ())
+    encoded = [name for name, spec in specs.items() if spec.kind not in unencoded]
     if "*" in config.encoder:
-        nodes = dict.fromkeys(specs, config.encoder["*"])
+        nodes = dict.fromkeys(encoded, config.encoder["*"])
     else:
-        for name in specs:
+        for name in encoded:
             if name not in config.encoder:
                 raise UserError(f"modality '{name}' has no encoder: add 'encoder.{name}: {{name: ...}}'")
-        nodes = {name: config.encoder[name] for name in specs}
+        nodes = {name: config.encoder[name] for name in encoded}
     for name, node in nodes.items():
         kinds = registry.describe("encoder", node["name"]).constants.get("kinds", ("image", "slices"))
         if specs[name].kind not in kinds:
@@ -121,6 +124,8 @@ def check_strategy(config: Config, specs: Mapping[str, ModalitySpec], nodes: Map
     least, most = component.constants.get("modality_count", (1, None))
     if len(specs) < least or (most is not None and len(specs) > most):
         raise UserError(f"fusion '{component.name}' takes {least} to {most or 'any'} modalities, not {len(specs)}")
+    check_encoders(component, specs, nodes)
+    check_parts(config, component)
     for name, node in nodes.items():
         takes = registry.describe("encoder", node["name"]).constants.get("takes_tokens", True)
         if component.constants.get("adds_tokens") and not takes:
@@ -128,6 +133,47 @@ def check_strategy(config: Config, specs: Mapping[str, ModalitySpec], nodes: Map
                 f"fusion '{component.name}' puts tokens into encoders, which '{node['name']}' of modality '{name}' "
                 "cannot take; choose a transformer such as timm_vit, hf_text or table"
             )
+
+
+def check_encoders(component: Component, specs: Mapping[str, ModalitySpec], nodes: Mapping[str, Node]) -> None:
+    """Refuse kinds and encoders that a strategy built on certain encoders does not take.
+
+    Raises:
+        UserError: Names what it takes.
+    """
+    possible: Mapping[str, tuple[str, ...]] = component.constants.get("encoders", {})
+    if not possible:
+        return
+    kinds = [*possible, *component.constants.get("unencoded", ())]
+    for name, spec in specs.items():
+        if spec.kind not in kinds:
+            raise UserError(
+                f"fusion '{component.name}' takes {' and '.join(kinds)}, but modality '{name}' is {spec.kind}; choose "
+                "others by data.modalities"
+            )
+        if name in nodes and nodes[name]["name"] not in possible[spec.kind]:
+            raise UserError(
+                f"fusion '{component.name}' reads {spec.kind} by {' or '.join(possible[spec.kind])}, not by "
+                f"'{nodes[name]['name']}'; set encoder.{name}.name={possible[spec.kind][0]}"
+            )
+
+
+def check_parts(config: Config, component: Component) -> None:
+    """Refuse to stop the parts of a strategy apart that has no two parts with a metric.
+
+    Raises:
+        UserError: Names the strategies that have.
+    """
+    if config.trainer.stop == "per_part" and not _has_parts(component):
+        fits = [name for name in registry.names("fusion") if _has_parts(registry.describe("fusion", name))]
+        raise UserError(
+            f"trainer.stop is per_part, but fusion '{component.name}' is of one part only; set trainer.stop=whole, or "
+            f"take one of several parts ({', '.join(fits) or 'there is none'})"
+        )
+
+
+def _has_parts(component: Component) -> bool:
+    return len(component.constants.get("part_metrics", {})) > 1
 
 
 def _options(node: Node) -> Node:
@@ -162,12 +208,14 @@ def task(config: Config, source: FusionData, prepare: Callable[[Strategy], None]
             prepare(made)
         return made
 
+    own = {k: v for k, v in _options(config.optimizer).items() if k not in optimizer_options()}
     return FusionTask(
         source.problem,
         build,
-        partial(registry.describe("optimizer", config.optimizer["name"]).load(), **_options(config.optimizer)),
+        partial(registry.describe("optimizer", config.optimizer["name"]).load(), **own),
         partial(registry.describe("scheduler", config.scheduler["name"]).load(), **_options(config.scheduler)),
         criterion(config, source),
+        config.optimizer.get("parts"),
     )
 
 

@@ -175,7 +175,8 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         values[key] = check_node(key, key, values[key])
     values["seed"] = _typed("seed", "int", values.get("seed", 0))
     config = Config(**values)
-    check_metric(config.trainer.monitor)
+    scores = registry.describe("fusion", config.fusion["name"]).constants.get("score_names", ())
+    check_metric(config.trainer.monitor, further=scores)
     return config
 
 
@@ -206,15 +207,20 @@ def _known(kind: str) -> str:
 
 
 def options_of(kind: str, name: str) -> dict[str, registry.Option]:
-    """Return all options of a node: the component's own, and for data those of the DataModule around it."""
-    own = registry.describe(kind, name).options
-    return {**data_options(), **own} if kind == "data" else own
+    """Return all options of a node: the component's own, and those that every dataset and every optimizer has."""
+    around = {"data": data_options, "optimizer": optimizer_options}.get(kind, dict)
+    return {**around(), **registry.describe(kind, name).options}
 
 
 def data_options() -> dict[str, registry.Option]:
     """Return the options that every dataset's node has, from the signature of the DataModule."""
     root = registry.Option("root", "str | None", None)
     return {"root": root, **registry.signature("fusionbench.data.module", "FusionData")}
+
+
+def optimizer_options() -> dict[str, registry.Option]:
+    """Return the options that every optimizer's node has: learning rates of parts."""
+    return registry.signature("fusionbench.optim.groups", "parameter_groups")
 
 
 def check_node(kind: str, where: str, node: object) -> Node:

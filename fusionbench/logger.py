@@ -78,10 +78,12 @@ class Costs(L.Callback):
         self._peak = max(self._peak, memory_gb())
 
     def on_train_batch_end(self, trainer: L.Trainer, task: L.LightningModule, *args: Any) -> None:  # noqa: ANN401
-        """Log the learning rate as often as the losses, and watch the memory."""
+        """Log every group's learning rate as often as the losses, and watch the memory."""
         self._peak = max(self._peak, memory_gb())
         if trainer.global_step % trainer.log_every_n_steps == 0 and trainer.is_global_zero:  # type: ignore[attr-defined]
-            self.run.log_metrics({"train/lr": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
+            groups = trainer.optimizers[0].param_groups
+            rates = {f"train/lr/{g['part']}" if "part" in g else "train/lr": g["lr"] for g in groups}
+            self.run.log_metrics(rates, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         """Log seconds and peak memory, and write everything out."""

@@ -7,30 +7,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusionbench.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Array = TypeVar("Array", bound=Any)  # a tensor or a NumPy array
 HEADLINE = ("mAP", "mAUC", "mS2", "accuracy", "F1", "ECE")
 PER_CLASS = ("AP", "AUC", "S2", "sensitivity", "specificity", "F1")
-LOWER_IS_BETTER = frozenset({"ECE"})
+LOWER_IS_BETTER = frozenset({"ECE", "answer_none"})
 ECE_BINS = 15
 
 
-def check_metric(name: str, classes: Sequence[str] = ()) -> None:
-    """Refuse a name that ``evaluate`` does not return.
+def check_metric(name: str, classes: Sequence[str] = (), further: Sequence[str] = ()) -> None:
+    """Refuse a name that ``evaluate`` does not return and no strategy's ``scores`` either.
 
     Args:
         name: A headline metric or, when ``classes`` are given, one of a class, e.g. ``AP/melanoma``.
         classes: Class names in label order.
+        further: Scores that the strategy adds, e.g. ``dice``.
 
     Raises:
         UserError: There is no such metric; names the nearest.
     """
-    known = [*HEADLINE, *(f"{metric}/{label}" for metric in PER_CLASS for label in classes)]
+    known = [*HEADLINE, *further, *(f"{metric}/{label}" for metric in PER_CLASS for label in classes)]
     if name not in known:
         raise UserError(f"unknown metric '{name}'{nearest(name, known)}")
 
@@ -74,6 +76,20 @@ def mean(values: Sequence[float]) -> float:
     """Return the mean of those that are not nan; nan when all are."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
+
+
+def answer_values(answers: Array, target: Array) -> dict[str, Array]:
+    """Return what the answers in words come to, (N,) bool each, of which the share is reported.
+
+    Args:
+        answers: (N,) int64, tensor or array: the class that each answer names, -1 (wrong) where it names none.
+        target: (N,) int64, or (N, K) when multi-label, where one named class is neither right nor wrong.
+
+    Returns:
+        ``answer_accuracy``, unless multi-label, and ``answer_none``, the share that names no class.
+    """
+    none = {"answer_none": answers < 0}
+    return none if target.ndim > 1 else {"answer_accuracy": answers == target, **none}
 
 
 def _check(probabilities: Tensor, target: Tensor, classes: Sequence[str], multilabel: bool) -> None:

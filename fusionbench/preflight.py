@@ -14,6 +14,7 @@ from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError, nearest
 from fusionbench.fusion.base import Strategy
+from fusionbench.optim.groups import parameter_groups
 from fusionbench.tracking import metric_name
 
 
@@ -29,6 +30,7 @@ def check(config: Config, source: FusionData) -> None:
     _check_classes(source.problem.classes)
     with _one_sentence("fusion, encoder or adapt"):
         made = build.strategy(config, source.problem)
+    parameter_groups(made.parameters(), made.parts(), parts=config.optimizer.get("parts"))
     task = build.task(config, source)
     with _one_sentence("optimizer or scheduler"):
         optimizer = task.make_optimizer(iter([nn.Parameter(torch.zeros(1))]))

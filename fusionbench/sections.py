@@ -38,6 +38,8 @@ class TrainerOptions:
     Args:
         max_epochs: Epochs at most.
         patience: Validations without improvement after which training stops; 0: never.
+        stop: ``whole`` by ``monitor``; ``per_part`` freezes each part of the strategy at the best weights of its own
+            metric and ends when all are frozen; ``part_stopping.py`` says how.
         monitor: Validation metric that selects the checkpoint and stops; highest, or for ECE lowest, is best.
         precision: Lightning's name, e.g. ``32-true``, ``bf16-mixed``, ``bf16-true``.
         accelerator: ``auto``, ``cpu`` or ``gpu``; a run is one process on one device.
@@ -49,6 +51,7 @@ class TrainerOptions:
 
     max_epochs: int = 200
     patience: int = 10
+    stop: Literal["whole", "per_part"] = "whole"
     monitor: str = "mAP"
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Parameter
 
 from fusionbench import metrics
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
 from fusionbench.layers.frozen import base_checksum
+from fusionbench.optim.groups import parameter_groups
 from fusionbench.types import Batch, Output, Problem
 
 Rows = dict[str, list[Any]]
@@ -26,9 +28,15 @@ class FusionTask(L.LightningModule):
     Args:
         problem: Modalities and classes.
         build: Makes the strategy; called in ``configure_model``, so that a sharded context can build it piece by piece.
-        optimizer: Takes the trainable parameters.
+        optimizer: Takes the trainable parameters, or groups of them.
         scheduler: Takes the optimizer, the steps an epoch and the number of epochs; steps once a batch.
         criterion: The loss on logits.
+        rates: Learning rate of each part of the strategy that has one of its own.
+
+    Attributes:
+        strategy: The network.
+        stopped: Parameters that are trained no more, though they were (``trainer.stop: per_part``); checkpoints hold
+            them still.
     """
 
     strategy: Strategy
@@ -37,13 +45,16 @@ class FusionTask(L.LightningModule):
         self,
         problem: Problem,
         build: Callable[[], Strategy],
-        optimizer: Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[Any], torch.optim.Optimizer],
         scheduler: Callable[[torch.optim.Optimizer, int, int], torch.optim.lr_scheduler.LRScheduler],
         criterion: CrossEntropy | BinaryCrossEntropy,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.problem, self.criterion = problem, criterion
         self._build, self.make_optimizer, self.make_scheduler = build, optimizer, scheduler
+        self.rates = dict(rates or {})
+        self.stopped: list[Parameter] = []
         self.rows: Rows = {}
         self._base = ""
         self.strict_loading = False
@@ -64,7 +75,8 @@ class FusionTask(L.LightningModule):
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type
         """Give the optimizer what is trained, and step the schedule once a batch."""
         trainer = self.trainer
-        optimizer = self.make_optimizer(p for p in self.strategy.parameters() if p.requires_grad)
+        members = self.strategy.parts() if self.rates else {}
+        optimizer = self.make_optimizer(parameter_groups(self.strategy.parameters(), members, parts=self.rates))
         steps = max(1, int(trainer.estimated_stepping_batches) // max(1, trainer.max_epochs or 1))
         schedule = self.make_scheduler(optimizer, steps, trainer.max_epochs or 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -116,8 +128,19 @@ class FusionTask(L.LightningModule):
         rows |= {f"branch.{name}": z.float().cpu().tolist() for name, z in output.branches.items()}
         if output.weights is not None:
             rows["weights"] = output.weights.float().cpu().tolist()
+        if output.answers is not None:
+            rows["answer"] = output.answers.cpu().tolist()
+        rows |= {f"score.{name}": values for name, values in self._case_scores(output, batch).items()}
         for key, values in rows.items():
             self.rows.setdefault(key, []).extend(values)
+
+    def _case_scores(self, output: Output, batch: Batch) -> dict[str, list[float]]:
+        """Return the strategy's own scores of each case, nan where it returned none for the batch."""
+        names, found = self.strategy.score_names, self.strategy.scores(output, batch)
+        if not set(found) <= set(names):
+            raise ValueError(f"{type(self.strategy).__name__}.score_names must name {', '.join(found)}")
+        missing = torch.full((len(batch.case_id),), float("nan"))
+        return {name: found.get(name, missing).float().cpu().tolist() for name in names}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> bool:
         """Keep each case's prediction; true, since Lightning warns of None."""
@@ -159,9 +182,13 @@ class FusionTask(L.LightningModule):
         return {key: [values[i] for i in order] for key, values in joined.items()}
 
     def score(self, rows: Rows) -> dict[str, float]:
-        """Return every metric of the fused prediction."""
+        """Return every metric of the fused prediction, and the means of further scores over the cases with one."""
         logits, target = self._tensors(rows)
-        return metrics.evaluate(self.probabilities(logits), target, self.problem.classes, self.problem.multilabel)
+        own = metrics.evaluate(self.probabilities(logits), target, self.problem.classes, self.problem.multilabel)
+        further = {key.removeprefix("score."): torch.tensor(v) for key, v in rows.items() if key.startswith("score.")}
+        if "answer" in rows:
+            further |= metrics.answer_values(torch.tensor(rows["answer"]), target)
+        return own | {name: values.double().nanmean().item() for name, values in further.items()}
 
     def _tensors(self, rows: Rows) -> tuple[Tensor, Tensor]:
         dtype = torch.float32 if self.problem.multilabel else torch.int64
@@ -178,7 +205,8 @@ class FusionTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Hold what was trained, and of the frozen base its checksum."""
-        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        trained = {id(parameter) for parameter in self.stopped}
+        frozen = {name for name, p in self.named_parameters() if not (p.requires_grad or id(p) in trained)}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         checkpoint["frozen_base"] = self.base_checksum()
 

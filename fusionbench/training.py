@@ -19,6 +19,7 @@ from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
 from fusionbench.logger import Costs, RunLogger
 from fusionbench.metrics import LOWER_IS_BETTER
+from fusionbench.part_stopping import PartStopping, load_parts
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
 
@@ -51,7 +52,7 @@ def trainer(config: Config, run: TrackedRun, source: FusionData, say: Callable[[
             use_distributed_sampler=False,
             deterministic="warn",
             logger=RunLogger(run),
-            callbacks=[StoredFeatures(run, source, say), *_callbacks(config, run)],
+            callbacks=[StoredFeatures(run, source, say), *_callbacks(config, run, say)],
             enable_progress_bar=options.progress,
             enable_model_summary=False,
             default_root_dir=run.folder,
@@ -69,12 +70,15 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _callbacks(config: Config, run: TrackedRun) -> list[Callback]:
+def _callbacks(config: Config, run: TrackedRun, say: Callable[[str], None]) -> list[Callback]:
     options = config.trainer
     monitor = f"val/{options.monitor}"
     mode = "min" if options.monitor in LOWER_IS_BETTER else "max"
-    callbacks: list[Callback] = [EpochSeed(config.seed), StopAgain(), Costs(run)]
-    if options.patience:
+    callbacks: list[Callback] = [EpochSeed(config.seed), StopAgain()]
+    if options.stop == "per_part":
+        callbacks.append(PartStopping(run, options.monitor, options.patience, say))
+    callbacks.append(Costs(run))
+    if options.patience and options.stop == "whole":
         callbacks.append(
             EarlyStopping(
                 monitor, mode=mode, patience=options.patience, check_on_train_epoch_end=True, check_finite=False
@@ -103,7 +107,7 @@ def fit(trainer_: L.Trainer, task: FusionTask, source: FusionData, run: TrackedR
 
 
 def load_best(task: FusionTask, run: TrackedRun) -> None:
-    """Load the checkpoint with the best monitored validation metric.
+    """Load the checkpoint with the best monitored validation metric, and parts that have a best of their own over it.
 
     Raises:
         UserError: There is none.
@@ -114,6 +118,7 @@ def load_best(task: FusionTask, run: TrackedRun) -> None:
     checkpoint = torch.load(best, map_location="cpu", weights_only=True)
     task.on_load_checkpoint(checkpoint)
     task.load_state_dict(checkpoint["state_dict"], strict=False)
+    load_parts(task, best.parent)
 
 
 def write_yaml(path: Path, config: Config) -> None:

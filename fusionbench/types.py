@@ -81,6 +81,9 @@ class Output:
         weights: (B, M), how much each modality counted, if the strategy says so.
         diagnostics: Scalars that are logged and never back-propagated.
         branch_present: (B,) bool for each branch, whether the branch saw its modality.
+        maps: Dense predictions by name, e.g. ``vessels`` (B, 1, H, W) logits, ``attention/<layer>`` (B, grid, grid).
+        answers: (B,) int64, the class that a text written for each case names, -1 where it names none; None where
+            nothing was written.
     """
 
     logits: Tensor
@@ -88,6 +91,8 @@ class Output:
     weights: Tensor | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     branch_present: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    answers: Tensor | None = None
 
 
 class Tokenizer(Protocol):

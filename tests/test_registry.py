@@ -52,14 +52,14 @@ def test_every_option_is_documented_and_its_default_has_its_type(kind, name):
 
 
 def _required(described):
-    examples = {"str": "x", "Mapping[str, Mapping[str, Any]]": {}}
+    examples = {"str": "x", "Mapping[str, Any]": {}, "Mapping[str, Mapping[str, Any]]": {}}
     return {o.name: examples[o.annotation] for o in described.options.values() if o.required}
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_or_with_all():
     with pytest.raises(UserError, match=r"unknown fusion 'concatenate'; did you mean 'concat'\?"):
         registry.describe("fusion", "concatenate")
-    with pytest.raises(UserError, match="possible are: adamw, sgd"):
+    with pytest.raises(UserError, match="possible are: adam, adamw, sgd"):
         registry.describe("optimizer", "qqqq")
     assert nearest("x", []) == "; there are none"
 

@@ -5,6 +5,7 @@ A new encoder that needs more than ``weights`` gets its smallest options in ``EN
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -126,6 +127,68 @@ def pool(made: Problem, method: str = "mor", readers: Mapping[str, str] | None =
     return EncoderPool(made.modalities, nodes, adaptation(method))
 
 
+class Words:
+    """A tokenizer of whole words and signs for language models that are asked; what it does not know is one token."""
+
+    pad_id, unknown, end_id = 0, 1, 2
+    known = (
+        "class0",
+        "class1",
+        "class2",
+        "class3",
+        "macular",
+        "wet",
+        "dry",
+        "degeneration",
+        "retinopathy",
+        ":",
+        "?",
+        ",",
+    )
+
+    def __call__(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Return the token ids of each text."""
+        return [self.spelled(text)[:max_length] or [self.pad_id] for text in texts]
+
+    def spelled(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        found = re.findall(r"\w+|[^\w\s]", text)
+        return [self.known.index(word) + 3 if word in self.known else self.unknown for word in found]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the words of token ids."""
+        return " ".join(self.known[i - 3] if 3 <= i < 3 + len(self.known) else "other" for i in ids if i != self.end_id)
+
+
+def speaking(node: tuple[type[Encoder], dict[str, Any]]) -> tuple[type[Encoder], dict[str, Any]]:
+    """Give a language model's node the tokenizer ``Words``."""
+    kind, options = node
+    return type(kind.__name__, (kind,), {"load_tokenizer": classmethod(lambda cls, options: Words())}), options
+
+
+def kinds_of(name: str) -> tuple[str, ...]:
+    """Return the kinds of modality that a strategy takes."""
+    about = registry.describe("fusion", name).constants
+    named = (*about.get("encoders", {}), *about.get("unencoded", ()))
+    return named if about.get("encoders") else tuple(READERS)
+
+
+def pool_for(name: str, made: Problem, method: str = "mor", readers: Mapping[str, str] | None = None) -> EncoderPool:
+    """Return tiny encoders of those that a strategy takes, those in ``readers`` where it takes them."""
+    taken = registry.describe("fusion", name).constants.get("encoders", {})
+    given = readers or {}
+    source = pool(
+        made,
+        method,
+        given
+        if not taken
+        else {kind: given[kind] if given.get(kind) in names else names[0] for kind, names in taken.items()},
+    )
+    asked = [m for m, spec in made.modalities.items() if spec.kind == "text" and "text" in taken]
+    source.nodes = {**source.nodes, **{m: speaking(source.nodes[m]) for m in asked}}
+    return source
+
+
 def options_of(name: str, made: Problem, given: Mapping[str, Any]) -> dict[str, Any]:
     """Complete a strategy's options: one named ``modality`` is the first, whose default needs a single modality."""
     component = registry.describe("fusion", name)
@@ -139,7 +202,7 @@ def options_of(name: str, made: Problem, given: Mapping[str, Any]) -> dict[str, 
 
 def strategy(name: str, made: Problem, source: EncoderPool | None = None, **given: Any) -> Strategy:
     """Build a strategy whose adapters do something, with stage-1 states where it cannot do without."""
-    source = pool(made) if source is None else source
+    source = pool_for(name, made) if source is None else source
     out: Strategy = registry.describe("fusion", name).load()(made, source, **options_of(name, made, given))
     if out.needs_unimodal:
         out.load_unimodal(stage_one(made, source))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class HFTokenizer:
     Attributes:
         pad_id: Id of the padding token.
         size: One more than the highest token id, added tokens included.
+        end_id: Id of the end-of-text token; None if there is none.
 
     Raises:
         UserError: There is none, it is damaged or gated, or it has no padding token.
@@ -48,6 +49,7 @@ class HFTokenizer:
             )
         self.pad_id = int(pad_id)
         self.size = max(self._tokenizer.get_vocab().values()) + 1
+        self.end_id: int | None = self._tokenizer.eos_token_id
 
     def __call__(self, texts: list[str], max_length: int) -> list[list[int]]:
         """Return token ids, cut to ``max_length``.
@@ -61,6 +63,15 @@ class HFTokenizer:
         if self._special:
             return ids
         return [_without(self.pad_id, own) or [self.pad_id] for own in ids]
+
+    def spelled(self, text: str) -> list[int]:
+        """Return the token ids of a text, whole and with nothing around; a special token that it spells is that one."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text that token ids spell, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _ids(self, texts: list[str], max_length: int) -> list[list[int]]:
         out = self._tokenizer(

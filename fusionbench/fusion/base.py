@@ -51,12 +51,21 @@ class Strategy(nn.Module, ABC):
         needs_all: Cases with a missing modality cannot be handled, so data that have any are refused.
         adds_tokens: Tokens are put into the encoders' sequences, so encoders must take some.
         modality_count: How many modalities it takes at least and at most; None: no limit.
+        encoders: Kind of modality to the encoders that it may have; empty: any kind by any encoder.
+        unencoded: Kinds that it reads without an encoder of their own; one that a config gives them is not built.
+        score_names: The names that ``scores`` may return, which ``trainer.monitor`` may then be.
+        part_metrics: Part to the validation metric by which ``trainer.stop: per_part`` stops it, ``<monitor>`` being
+            ``trainer.monitor``; a part without one is trained to the end.
         views: Its encoders.
     """
 
     needs_all: ClassVar[bool] = False
     adds_tokens: ClassVar[bool] = False
     modality_count: ClassVar[tuple[int, int | None]] = (1, None)
+    encoders: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    unencoded: ClassVar[tuple[str, ...]] = ()
+    score_names: ClassVar[tuple[str, ...]] = ()
+    part_metrics: ClassVar[Mapping[str, str]] = {}
 
     views: Views
 
@@ -78,6 +87,20 @@ class Strategy(nn.Module, ABC):
     def losses(self, output: Output, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """Return the named terms whose sum is minimised, weights included."""
         return {"fused": criterion(output.logits, batch.target)}
+
+    def scores(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Return further scores of each case, (B,), higher being better, nan where a case has none.
+
+        Their means over the cases that have one stand beside the classification's metrics, e.g. ``dice``.
+        """
+        return {}
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what is trained, by the part that it belongs to; a parameter is in one part only.
+
+        ``optimizer.parts`` gives a part a learning rate, ``trainer.stop: per_part`` an end of its own.
+        """
+        return {"all": [p for p in self.parameters() if p.requires_grad]}
 
     @property
     def feature_views(self) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ class DynMM(Strategy):
             self._diagnostics(share_BE.detach(), encoded),
             {f"unimodal/{n}": present_BM[:, self.names.index(n)] for n in self.own}
             | {"multimodal": present_BM.any(dim=1)},
-            share_BE[:, -1],
+            multimodal=share_BE[:, -1],
         )
 
     def _share(self, together: Tensor, present_BM: Tensor) -> Tensor:

@@ -54,6 +54,29 @@ def group_intervals(
     return {name: _percentiles(values, tails) for name, values in samples.items()}
 
 
+def mean_interval(
+    values: ArrayLike, groups: Sequence[str], *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Return the interval of the mean over the cases that have a value, nan where there is one group only.
+
+    Args:
+        values: (N,), nan where a case has none; a resample without any is left out.
+        groups: N patients.
+        resamples: How many times the groups are drawn.
+        level: Coverage, between 0 and 1.
+        seed: Of the draw.
+    """
+    values_N = np.asarray(values, dtype=np.float64)
+    if len(set(groups)) < 2:
+        return np.nan, np.nan
+    known_N = ~np.isnan(values_N)
+    filled_N = np.where(known_N, values_N, 0)
+    parts = [(weights @ filled_N, weights @ known_N) for weights in group_weights(groups, resamples, seed)]
+    total, cases = (np.concatenate(column) for column in zip(*parts, strict=True))
+    means = np.divide(total, cases, out=np.full_like(total, np.nan), where=cases > 0)
+    return _percentiles(means, ((1 - level) / 2, (1 + level) / 2))
+
+
 def group_samples(
     probabilities: ArrayLike,
     target: ArrayLike,

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from fusionbench.files import write_bytes
 from fusionbench.report.curves import draw_calibration, draw_pr, draw_roc
-from fusionbench.report.matrices import draw_confusion, draw_label_confusions
-from fusionbench.report.predictions import gate_weights, groups, probabilities, targets
+from fusionbench.report.matrices import draw_answer_confusion, draw_confusion, draw_label_confusions
+from fusionbench.report.predictions import gate_weights, given_answers, groups, probabilities, targets
+from fusionbench.report.weighted import Floats
 from fusionbench.report.weights import draw_gate_weights
 
 
@@ -42,13 +44,23 @@ def draw(predictions: pd.DataFrame, classes: Sequence[str], multilabel: bool, fo
         "pr": draw_pr(scores_NK, truth_NK, classes, note),
         "confusion": draw_label_confusions(scores_NK, truth_NK, classes, note)
         if multilabel
-        else draw_confusion(scores_NK.argmax(axis=1), target, classes, note),
+        else _confusion(predictions, scores_NK, target, classes, note),
         "calibration": draw_calibration(scores_NK, truth_NK, classes, multilabel, note),
     }
     weights = gate_weights(predictions)
     if len(weights.columns):
         figures["gate_weights"] = draw_gate_weights(weights, truth_NK, classes, note)
     return [write_bytes(folder / f"{name}.png", _png(figure)) for name, figure in figures.items()]
+
+
+def _confusion(
+    predictions: pd.DataFrame, scores_NK: Floats, target: NDArray[np.int64], classes: Sequence[str], note: str
+) -> Figure:
+    """Draw the decisions: what the answers in words name where there are any, else the most probable class."""
+    answers = given_answers(predictions, classes)
+    if answers is None:
+        return draw_confusion(scores_NK.argmax(axis=1), target, classes, note)
+    return draw_answer_confusion(answers, target, classes, note)
 
 
 def _note(predictions: pd.DataFrame) -> str:

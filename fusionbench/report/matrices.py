@@ -24,15 +24,31 @@ def draw_confusion(
     decided_N: NDArray[np.int64], target_N: NDArray[np.int64], classes: Sequence[str], note: str
 ) -> Figure:
     """Return the matrix of true class (rows) against the most probable class (columns)."""
+    counts = confusion_matrix(target_N, decided_N, labels=range(len(classes)))
+    return _draw_counts(counts, classes, [plain(name) for name in classes], "Predicted class", note)
+
+
+def draw_answer_confusion(
+    answers_N: NDArray[np.int64], target_N: NDArray[np.int64], classes: Sequence[str], note: str
+) -> Figure:
+    """Return the matrix of true class (rows) against the class that the answer names, the last column for none (-1)."""
     size = len(classes)
-    side = 3.6 + 0.55 * size
-    figure = new_figure(side + 1.2, side)
+    counts = confusion_matrix(target_N, answers_N, labels=[*range(size), -1])[:size]
+    names = [*(plain(name) for name in classes), "None"]
+    return _draw_counts(counts, classes, names, "Class that the answer names", note)
+
+
+def _draw_counts(
+    counts: NDArray[np.int64], classes: Sequence[str], columns: list[str], xlabel: str, note: str
+) -> Figure:
+    """Draw the counts of one matrix, (classes, columns)."""
+    height = 3.6 + 0.55 * len(classes)
+    figure = new_figure(4.8 + 0.55 * len(columns), height)
     axes = figure.subplots()
-    counts = confusion_matrix(target_N, decided_N, labels=range(size))
     rows = [f"{plain(name)}\n(n = {total})" for name, total in zip(classes, counts.sum(axis=1), strict=True)]
-    image = _matrix(axes, counts, rows, [plain(name) for name in classes], fontsize=10 if size <= 10 else 7)
-    axes.set(xlabel="Predicted class", ylabel="True class")
-    if size > 2:
+    image = _matrix(axes, counts, rows, columns, fontsize=10 if len(columns) <= 10 else 7)
+    axes.set(xlabel=xlabel, ylabel="True class")
+    if len(columns) > 2:
         slant_ticks(axes)
     figure.colorbar(image, ax=axes, label="Fraction of the true class", shrink=0.8)
     head(figure, "Confusion matrix", note)

@@ -1,7 +1,9 @@
 """The table of per-case predictions, the only thing that reports read.
 
 One row a case: ``case``, ``group`` (hashed), ``split``; ``target`` (class index), or ``target.<class>`` (0/1) when
-multi-label; ``prob.<class>``; for each branch ``branch.<name>.<class>``; ``weight.<modality>``, ``present.<modality>``.
+multi-label; ``prob.<class>``; for each branch ``branch.<name>.<class>``; ``weight.<modality>``, ``present.<modality>``;
+``score.<name>``, further scores such as Dice, nan where a case has none; ``answer``, the class that an answer in words
+names, -1 for none.
 A branch's probabilities are nan, or its modality's ``present`` is false, where it had nothing to look at.
 """
 
@@ -14,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fusionbench.errors import UserError, nearest
+from fusionbench.metrics import answer_values
 
 
 def probabilities(table: pd.DataFrame, classes: Sequence[str], branch: str | None = None) -> NDArray[np.float64]:
@@ -77,6 +80,34 @@ def gate_weights(table: pd.DataFrame) -> pd.DataFrame:
         if f"present.{name}" in table.columns:
             weights[name] = weights[name].where(table[f"present.{name}"].astype(bool))
     return weights
+
+
+def case_scores(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Return what is scored case by case, (N,) each, nan where a case has no such score: the strategy's, and answers.
+
+    Raises:
+        UserError: An answer is no class and not -1.
+    """
+    columns = [name for name in table.columns if name.startswith("score.")]
+    scores = {name.removeprefix("score."): table[name].to_numpy(np.float64) for name in columns}
+    answers = given_answers(table, classes)
+    if answers is None:
+        return scores
+    return scores | {k: v.astype(np.float64) for k, v in answer_values(answers, targets(table, classes)).items()}
+
+
+def given_answers(table: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.int64] | None:
+    """Return the class that each answer in words names, (N,), -1 for none; None where nothing was answered.
+
+    Raises:
+        UserError: An answer is no class and not -1.
+    """
+    if "answer" not in table.columns:
+        return None
+    answers = table["answer"].to_numpy(np.int64)
+    if not np.isin(answers, range(-1, len(classes))).all():
+        raise UserError(f"the predictions hold an answer other than -1 (none) to {len(classes) - 1}")
+    return answers
 
 
 def select_split(table: pd.DataFrame, split: str) -> pd.DataFrame:

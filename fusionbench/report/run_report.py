@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from fusionbench.files import write_bytes
 from fusionbench.metrics import HEADLINE, evaluate
 from fusionbench.report import predictions as table
-from fusionbench.report.bootstrap import group_intervals
+from fusionbench.report.bootstrap import group_intervals, mean_interval
 from fusionbench.report.figures import draw
 from fusionbench.report.tables import ResultRow, markdown
 from fusionbench.results import Result
@@ -28,8 +29,10 @@ class RunSummary:
 
     Attributes:
         scores: As ``metrics.evaluate`` returns, and ``branch/<name>/<headline metric>`` and ``branch/<name>/cases``;
-            of a text alone ``text_only/<headline metric>``, of several ``text_only/<modality>/<headline metric>``.
-        intervals: 95 % interval of each headline metric, also of branches and texts alone, by the same names.
+            of a text alone ``text_only/<headline metric>``, of several ``text_only/<modality>/<headline metric>``; of
+            further scores such as ``dice`` the mean and ``<name>/cases``, how many cases have one.
+        intervals: 95 % interval of each headline metric, also of branches and texts alone, and of further scores, by
+            the same names.
         figures: The PNG files.
     """
 
@@ -71,6 +74,10 @@ def summarise(
             branch_scores, branch_intervals = _score(cases, classes, multilabel, seed, branch)
             scores |= {f"branch/{branch}/{name}": branch_scores[name] for name in HEADLINE}
             intervals |= {f"branch/{branch}/{name}": bounds for name, bounds in branch_intervals.items()}
+    for name, values in table.case_scores(test, classes).items():
+        known = values[~np.isnan(values)]
+        scores |= {name: float(known.mean()) if known.size else math.nan, f"{name}/cases": float(known.size)}
+        intervals[name] = mean_interval(values, table.groups(test), seed=seed)
     groups = len(set(table.groups(test)))
     if text_only:
         alone = [

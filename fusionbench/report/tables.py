@@ -18,6 +18,8 @@ from fusionbench.metrics import HEADLINE, LOWER_IS_BETTER
 
 HOLE = "-"
 _WIDE = 150  # columns from which a score and its interval fit on one line
+_LEAST = 80  # columns for the headline metrics, intervals on a second line
+_MORE = {True: 20, False: 10}  # columns that one further score takes, by whether its interval is on the same line
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ResultRow:
     Args:
         name: What the reader calls it, e.g. ``EI (fusion)``.
         scores: Headline metrics by name, fractions; a missing or nan one is shown as a hole.
-        intervals: Lower and upper bound by metric.
+        intervals: Lower and upper bound by metric; further scores that have one, such as Dice, get a column too.
         trainable: Trainable parameters, None where unknown.
         run_id: The tracked run that it comes from.
     """
@@ -44,6 +46,8 @@ def result_table(
 ) -> Table:
     """Return the table for a terminal of ``width`` columns; intervals go on a second line below 150.
 
+    Further scores, for which columns are wanting, are named below the table.
+
     Args:
         rows: In the order to show.
         cases: Scored cases.
@@ -52,26 +56,33 @@ def result_table(
         level: Coverage of the intervals.
         title: Heading, if any.
     """
-    padding = (0, 1) if width >= _WIDE else 0
-    table = Table(title=title or None, box=SIMPLE_HEAD, caption=footnote(cases, groups, level), padding=padding)
+    metrics = shown_metrics(rows)
+    further = metrics[len(HEADLINE) :]
+    wide = width >= _WIDE + _MORE[True] * len(further)
+    caption = footnote(cases, groups, level)
+    if width < _LEAST + _MORE[False] * len(further):
+        metrics, caption = list(HEADLINE), f"{_named_below(rows, further)}\n{caption}"
+    table = Table(title=title or None, box=SIMPLE_HEAD, caption=Text(caption), padding=(0, 1) if wide else 0)
     table.title_justify = table.caption_justify = "left"
     table.add_column("method", overflow="fold", min_width=8)
-    for metric in HEADLINE:
-        table.add_column(heading(metric), justify="right", no_wrap=True)
+    for metric in metrics:
+        name = heading(metric) if metric in HEADLINE else heading(metric).replace(" ", "\n", 1)
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("trainable", justify="right", no_wrap=True)
     for row in rows:
-        cells = [_terminal_cell(row, metric, metric in _best(rows, row), width) for metric in HEADLINE]
+        cells = [_terminal_cell(row, metric, metric in _best(rows, row), wide) for metric in metrics]
         table.add_row(Text(row.name), *cells, compact_count(row.trainable))
     return table
 
 
 def markdown(rows: Sequence[ResultRow], *, cases: int, groups: int, level: float = 0.95) -> str:
     """Return the table as GitHub markdown, with the run that each row comes from, and the footnote."""
-    head = ["method", *map(heading, HEADLINE), "trainable", "run"]
-    lines = [head, ["---", *["---:"] * (len(HEADLINE) + 1), "---"]]
+    metrics = shown_metrics(rows)
+    head = ["method", *map(heading, metrics), "trainable", "run"]
+    lines = [head, ["---", *["---:"] * (len(metrics) + 1), "---"]]
     for row in rows:
         best = _best(rows, row)
-        cells = [f"**{cell}**" if metric in best else cell for metric, cell in _cells(row).items()]
+        cells = [f"**{cell}**" if metric in best else cell for metric, cell in _cells(row, metrics).items()]
         run = f"`{row.run_id[:8]}`" if row.run_id else HOLE
         lines.append([row.name.replace("|", r"\|"), *cells, compact_count(row.trainable), run])
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -83,7 +94,7 @@ def csv(rows: Sequence[ResultRow]) -> str:
     records = []
     for row in rows:
         record: dict[str, object] = {"method": row.name}
-        for metric in HEADLINE:
+        for metric in shown_metrics(rows):
             record[metric] = row.scores.get(metric, math.nan)
             record[f"{metric}_low"], record[f"{metric}_high"] = row.intervals.get(metric, (math.nan, math.nan))
         records.append(record | {"trainable": row.trainable, "run_id": row.run_id})
@@ -93,7 +104,14 @@ def csv(rows: Sequence[ResultRow]) -> str:
 
 def heading(metric: str) -> str:
     """Return a metric's column heading, which says when lower is better."""
-    return f"{metric} ↓" if metric in LOWER_IS_BETTER else metric
+    name = metric.replace("_", " ")
+    return f"{name} ↓" if metric in LOWER_IS_BETTER else name
+
+
+def shown_metrics(rows: Sequence[ResultRow]) -> list[str]:
+    """Return the columns: the headline metrics, then further scores that any row has with an interval."""
+    further = {name for row in rows for name in row.intervals if "/" not in name} - set(HEADLINE)
+    return [*HEADLINE, *sorted(further)]
 
 
 def compact_count(parameters: int | None) -> str:
@@ -114,21 +132,28 @@ def footnote(cases: int, groups: int, level: float = 0.95) -> str:
     )
 
 
-def _cells(row: ResultRow) -> dict[str, str]:
+def _cells(row: ResultRow, metrics: Sequence[str]) -> dict[str, str]:
     """Return each metric as ``0.93 [0.90, 0.95]``."""
     cells = {}
-    for metric in HEADLINE:
+    for metric in metrics:
         low, high = row.intervals.get(metric, (math.nan, math.nan))
         interval = "" if math.isnan(low) or math.isnan(high) else f" [{low:.2f}, {high:.2f}]"
         cells[metric] = HOLE if math.isnan(_score(row, metric)) else f"{_score(row, metric):.2f}{interval}"
     return cells
 
 
-def _terminal_cell(row: ResultRow, metric: str, best: bool, width: int) -> Text:
+def _named_below(rows: Sequence[ResultRow], metrics: Sequence[str]) -> str:
+    """Return a line for each row that has any of these scores."""
+    shown = {row.name: {heading(m): c for m, c in _cells(row, metrics).items() if c != HOLE} for row in rows}
+    lines = [f"{name}: {', '.join(f'{m} {c}' for m, c in cells.items())}" for name, cells in shown.items() if cells]
+    return "\n".join(lines)
+
+
+def _terminal_cell(row: ResultRow, metric: str, best: bool, wide: bool) -> Text:
     """Return the cell, bold where best; on a narrow terminal the interval is ``.90-.95`` on a line of its own."""
-    score, _, interval = _cells(row)[metric].partition(" ")
+    score, _, interval = _cells(row, [metric])[metric].partition(" ")
     cell = Text(score, style="bold" if best else "")
-    if interval and width >= _WIDE:
+    if interval and wide:
         cell.append(f" {interval}", style="not bold dim")
     elif interval:
         low, high = (bound.replace("1.00", "1.0").removeprefix("0") for bound in interval.strip("[]").split(", "))
@@ -139,7 +164,7 @@ def _terminal_cell(row: ResultRow, metric: str, best: bool, width: int) -> Text:
 def _best(rows: Sequence[ResultRow], row: ResultRow) -> set[str]:
     """Return the metrics in which no other row is better at two decimals; none where there is nothing to compare."""
     best = set()
-    for metric in HEADLINE:
+    for metric in shown_metrics(rows):
         shown = [round(_score(other, metric), 2) for other in rows if not math.isnan(_score(other, metric))]
         top = (min if metric in LOWER_IS_BETTER else max)(shown, default=math.nan)
         if len(shown) > 1 and round(_score(row, metric), 2) == top:

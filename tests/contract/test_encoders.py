@@ -14,6 +14,7 @@ from fusionbench import registry
 from fusionbench.adapt.base import Adaptation
 from fusionbench.adapt.views import EncoderPool, Views
 from fusionbench.encoders.base import Encoder
+from fusionbench.encoders.vision_language import Memory, VisionLanguage
 from fusionbench.errors import UserError
 
 ENCODERS = registry.names("encoder")
@@ -60,6 +61,20 @@ def views(name: str, how: Adaptation) -> tuple[Views, dict[str, Tensor]]:
 def run(made: Views, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return each view's vector."""
     return made.pool(made.encode(made.embed(inputs)))
+
+
+def everything(encoder: Encoder, inputs: Tensor, pooled: Tensor) -> Tensor:
+    """Return a loss of all that an encoder gives: its vector and, where it sees, the words that follow on a picture."""
+    loss = pooled.square().sum()
+    if not isinstance(encoder, VisionLanguage):
+        return loss
+    tokens = encoder.embed(inputs)
+    values, (rows, count) = tokens.values, inputs.shape
+    mask = torch.ones(rows, count, count, dtype=torch.bool).tril() & tokens.mask[:, None]
+    memory = Memory(encoder.see(torch.randn(rows, 3, 32, 32)))
+    for index in range(encoder.depth):
+        values = encoder.run_layer(index, values, mask, torch.arange(count).expand(rows, -1), memory)
+    return loss + encoder.vocabulary(values).square().sum()
 
 
 def test_shapes_are_those_that_it_tells(name: str) -> None:
@@ -115,7 +130,7 @@ def test_one_key_is_no_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_layer_and_weight_matters(name: str) -> None:
     encoder, inputs = build(name)
-    encoder.pool(encoder.encode(encoder.embed(inputs))).square().sum().backward()
+    everything(encoder, inputs, encoder.pool(encoder.encode(encoder.embed(inputs)))).backward()
     for parameter, value in trained(encoder):
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
@@ -127,7 +142,8 @@ def test_sites_are_linear_layers_and_belong_to_one_site_each(name: str) -> None:
     found = [layer for layers in encoder.linear_sites().values() for layer in layers]
     assert len(found) == len(set(found))
     assert all(isinstance(encoder.get_submodule(layer), nn.Linear) for layer in found)
-    assert all(len(layers) in (0, encoder.depth) for layers in encoder.linear_sites().values())
+    depths = (0, encoder.depth, encoder.depth - len(getattr(encoder, "cross_layers", ())))
+    assert all(len(layers) in depths for layers in encoder.linear_sites().values())
 
 
 def test_the_state_survives_a_round_trip(name: str) -> None:
@@ -180,7 +196,11 @@ def test_what_a_tuning_method_trains_gets_gradients_and_the_rest_none(name: str,
     if not any(True for _ in trained(made)):
         assert not any(value.requires_grad for value in out.values())
         return
-    sum(value.square().sum() for value in out.values()).backward()
+    losses = []
+    for view, value in out.items():
+        with made.encoder(view).selector.select((made.address[view][1],)):
+            losses.append(everything(made.encoder(view), inputs[view], value))
+    sum(losses).backward()
     for parameter, value in made.named_parameters():
         if value.requires_grad:
             assert value.grad is not None, parameter

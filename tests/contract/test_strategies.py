@@ -6,16 +6,30 @@ from itertools import product
 
 import pytest
 import torch
-from tiny import SPECS, batch, criterion, key_lengths, pool, problem, stage_one, step, strategy, trained
+from tiny import (
+    SPECS,
+    adaptation,
+    batch,
+    criterion,
+    encoder_node,
+    key_lengths,
+    kinds_of,
+    pool_for,
+    problem,
+    stage_one,
+    step,
+    strategy,
+    trained,
+)
 from torch import Tensor
 
 from fusionbench import registry
+from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
 from fusionbench.types import Batch, Problem
 
 STRATEGIES = registry.names("fusion")
 METHODS = registry.names("adapt")
-SUBSETS = torch.tensor([row for row in product([True, False], repeat=3) if any(row)])
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -31,9 +45,20 @@ def counts(name: str) -> list[int]:
     return [m for m in (1, 2, 3, 4) if m >= least and (most is None or m <= most)]
 
 
-def some(count: int, multilabel: bool = False) -> Problem:
-    """Return a problem on pictures, texts, tables and scans, in this order."""
-    return problem(tuple(SPECS)[:count], multilabel=multilabel)
+def some(name: str, count: int, multilabel: bool = False) -> Problem:
+    """Return a problem on the first of pictures, texts, tables and scans that a strategy takes."""
+    fits = [modality for modality, spec in SPECS.items() if spec.kind in kinds_of(name)]
+    return problem(fits[:count], multilabel=multilabel)
+
+
+def up_to_three(name: str) -> Problem:
+    """Return a problem on three modalities, or as many as a strategy takes."""
+    return some(name, min(3, counts(name)[-1]))
+
+
+def subsets(made: Problem) -> Tensor:
+    """Return every non-empty subset of a problem's modalities, (2^M - 1, M)."""
+    return torch.tensor([row for row in product([True, False], repeat=len(made.modalities)) if any(row)])
 
 
 def accepts_missing(name: str) -> bool:
@@ -62,7 +87,7 @@ def gradients(network: Strategy, cases: Batch) -> dict[str, Tensor | None]:
 @pytest.mark.parametrize("multilabel", [False, True], ids=["multiclass", "multilabel"])
 def test_shapes(name: str, multilabel: bool) -> None:
     for count in counts(name):
-        made = some(count, multilabel)
+        made = some(name, count, multilabel)
         output, losses = step(strategy(name, made), batch(made, 3))
         assert output.logits.shape == (3, 3)
         assert all(b.shape == (3, 3) and b.isfinite().all() for b in output.branches.values())
@@ -74,7 +99,7 @@ def test_shapes(name: str, multilabel: bool) -> None:
 
 @pytest.mark.parametrize("multilabel", [False, True], ids=["multiclass", "multilabel"])
 def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(name: str, multilabel: bool) -> None:
-    made = some(counts(name)[-1], multilabel)
+    made = some(name, counts(name)[-1], multilabel)
     network = strategy(name, made)
     grads = gradients(network, batch(made, 4))
     for parameter, value in network.named_parameters():
@@ -90,9 +115,9 @@ def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(name: str, mu
 def test_what_is_absent_is_never_read(name: str) -> None:
     if not accepts_missing(name):
         pytest.skip("needs_all: data with missing modalities are refused")
-    made = some(3)
+    made = up_to_three(name)
     network = strategy(name, made)
-    cases = batch(made, present=SUBSETS)
+    cases = batch(made, present=subsets(made))
     spoilt = spoil(made, cases)
     (a, first), (b, second) = (_same_dropout(step, network, c) for c in (cases, spoilt))
     assert torch.equal(a.logits, b.logits)
@@ -110,21 +135,22 @@ def _same_dropout(function, *arguments):
 def test_any_subset_of_modalities_gives_finite_predictions_and_gradients(name: str) -> None:
     if not accepts_missing(name):
         pytest.skip("needs_all: data with missing modalities are refused")
-    made = some(3)
+    made = up_to_three(name)
     network = strategy(name, made)
-    output = network(batch(made, present=SUBSETS).inputs, SUBSETS)
+    every = subsets(made)
+    output = network(batch(made, present=every).inputs, every)
     assert output.logits.isfinite().all()
     if output.weights is not None:
-        assert (output.weights[~SUBSETS] == 0).all()
-        torch.testing.assert_close(output.weights.sum(dim=1), torch.ones(len(SUBSETS)))
-    for row in range(len(SUBSETS)):
-        present = SUBSETS[row : row + 1].repeat(2, 1)
+        assert (output.weights[~every] == 0).all()
+        torch.testing.assert_close(output.weights.sum(dim=1), torch.ones(len(every)))
+    for row in range(len(every)):
+        present = every[row : row + 1].repeat(2, 1)
         grads = gradients(network, batch(made, present=present))
         assert all(g.isfinite().all() for g in grads.values() if g is not None)
 
 
 def test_what_is_present_is_read(name: str) -> None:
-    made = some(counts(name)[-1])
+    made = some(name, counts(name)[-1])
     network = strategy(name, made).eval()
     cases = batch(made, 2)
     before = network(cases.inputs, cases.present).logits
@@ -139,7 +165,7 @@ def test_what_is_present_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_views_whose_features_are_stored_are_those_that_are_looked_up(name: str, training: bool) -> None:
-    made = some(counts(name)[-1])
+    made = some(name, counts(name)[-1])
     network = strategy(name, made).train(training)
     asked: set[str] = set()
     real = network.views.stored
@@ -150,9 +176,9 @@ def test_the_views_whose_features_are_stored_are_those_that_are_looked_up(name: 
 
 
 def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
-    made = some(3) if 3 in counts(name) else some(counts(name)[-1])
+    made = up_to_three(name)
     network = strategy(name, made).eval()
-    present = SUBSETS if accepts_missing(name) and len(made.modalities) == 3 else None
+    present = subsets(made) if accepts_missing(name) else None
     cases = batch(made, 4, present)
     whole = network(cases.inputs, cases.present).logits
     for row in range(len(whole)):
@@ -161,7 +187,7 @@ def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
 
 
 def test_the_state_survives_a_round_trip(name: str) -> None:
-    made = some(counts(name)[-1])
+    made = some(name, counts(name)[-1])
     first, second = strategy(name, made).eval(), strategy(name, made).eval()
     cases = batch(made, 2)
     before = first(cases.inputs, cases.present).logits
@@ -171,7 +197,7 @@ def test_the_state_survives_a_round_trip(name: str) -> None:
 
 
 def test_the_forward_pass_is_repeatable_and_leaves_its_inputs_alone(name: str) -> None:
-    made = some(counts(name)[-1])
+    made = some(name, counts(name)[-1])
     network = strategy(name, made).eval()
     cases = batch(made, 2)
     kept = {k: v.clone() for k, v in cases.inputs.items()}
@@ -181,8 +207,8 @@ def test_the_forward_pass_is_repeatable_and_leaves_its_inputs_alone(name: str) -
 
 
 def test_stage_1_states_can_be_loaded_and_change_the_predictions(name: str) -> None:
-    made = some(counts(name)[-1])
-    source = pool(made)
+    made = some(name, counts(name)[-1])
+    source = pool_for(name, made)
     network = strategy(name, made, source).eval()
     cases = batch(made, 2)
     before = network(cases.inputs, cases.present).logits
@@ -192,13 +218,28 @@ def test_stage_1_states_can_be_loaded_and_change_the_predictions(name: str) -> N
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_pair_of_strategy_and_tuning_method_trains(name: str, method: str) -> None:
-    made = some(3)
-    network = strategy(name, made, pool(made, method))
+    made = up_to_three(name)
+    source = pool_for(name, made, method)
+    if registry.describe("fusion", name).constants.get("encoders") and not suits_language_models(method):
+        with pytest.raises(UserError, match="works on a transformer's layers"):
+            strategy(name, made, source)
+        return
+    network = strategy(name, made, source)
     cases = batch(made, 3)
     before = descend(network, cases)
     output, losses = step(network, cases)
     assert output.logits.isfinite().all()
     assert sum(losses.values()) < before
+
+
+def suits_language_models(method: str) -> bool:
+    """Whether a tuning method can be put into a language model whose layers a strategy runs itself."""
+    kind, options = encoder_node("llama_vision")
+    try:
+        adaptation(method).apply(kind(SPECS["report"], **options), 1)
+    except UserError:
+        return False
+    return True
 
 
 def descend(network: Strategy, cases: Batch, rate: float = 1e-3) -> Tensor:
@@ -221,16 +262,20 @@ def test_every_encoder_serves_every_strategy_that_can_take_it(name: str, encoder
     if registry.describe("fusion", name).constants.get("adds_tokens") and not about.get("takes_tokens", True):
         pytest.skip("the strategy adds tokens, which the encoder cannot take; build refuses the pair")
     kinds = about.get("kinds", ("image", "slices"))
+    taken = registry.describe("fusion", name).constants.get("encoders", {})
+    if taken and not any(encoder in taken.get(kind, ()) for kind in kinds):
+        pytest.skip("the strategy takes encoders of its own kind; build refuses the pair")
     names = tuple(n for n, spec in SPECS.items() if spec.kind in kinds)
-    made = some(3) if not set(names) - {"picture", "report", "record"} else problem((*names, "report"))
-    network = strategy(name, made, pool(made, "full", dict.fromkeys(kinds, encoder)))
+    others = set(names) - {"picture", "report", "record"}
+    made = problem((*names, "report")) if others and not taken else up_to_three(name)
+    network = strategy(name, made, pool_for(name, made, "full", dict.fromkeys(kinds, encoder)))
     output, losses = step(network, batch(made, 3))
     assert output.logits.isfinite().all()
     assert all(value.isfinite() for value in losses.values())
 
 
 def test_mixed_precision_gives_finite_losses_and_gradients(name: str) -> None:
-    made = some(counts(name)[-1])
+    made = some(name, counts(name)[-1])
     network = strategy(name, made)
     cases = batch(made, 2)
     full, _ = _same_dropout(step, network, cases)
@@ -243,7 +288,7 @@ def test_mixed_precision_gives_finite_losses_and_gradients(name: str) -> None:
 
 def test_one_key_is_no_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention over a single key has weight 1 whatever the query, so its query and key weights would be dead."""
-    made = some(counts(name)[-1])
+    made = some(name, counts(name)[-1])
     network = strategy(name, made)
     lengths = key_lengths(monkeypatch, network)
     step(network, batch(made, 2))
@@ -253,7 +298,7 @@ def test_one_key_is_no_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_criterion_of_an_all_absent_branch_is_zero() -> None:
     for multilabel in (False, True):
-        made = some(2, multilabel)
+        made = problem(("picture", "report"), multilabel=multilabel)
         cases = batch(made, 2)
         logits = torch.randn(2, 3, requires_grad=True)
         loss = criterion(made)(logits, cases.target, torch.zeros(2, dtype=torch.bool))

@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 
 from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE, evaluate
-from fusionbench.report.bootstrap import group_intervals, group_samples
+from fusionbench.report.bootstrap import group_intervals, group_samples, group_weights, mean_interval
 from fusionbench.report.weighted import weighted_scores
 
 CLASSES = ["a", "b", "c"]
@@ -173,3 +173,19 @@ def test_is_fast_enough_for_a_table():
     start = time.process_time()
     group_intervals(scores, target, [str(index // 2) for index in range(400)], list("abcde"), False)
     assert time.process_time() - start < 5  # measured 0.24 s; a loop over scikit-learn takes minutes
+
+
+def test_the_interval_of_a_mean_is_that_of_resampled_groups_one_at_a_time():
+    generator = np.random.default_rng(1)
+    values = np.where(generator.random(30) < 0.3, np.nan, generator.random(30))
+    groups = [f"patient {index}" for index in generator.integers(0, 12, 30)]
+    means = []
+    for weights in np.concatenate(list(group_weights(groups, 200, 4))):
+        drawn = np.repeat(values, weights.astype(int))
+        means.append(np.nanmean(drawn))
+    got = mean_interval(values, groups, resamples=200, level=0.9, seed=4)
+    np.testing.assert_allclose(got, np.quantile(means, [0.05, 0.95]))
+
+
+def test_one_group_gives_a_mean_no_interval():
+    assert np.isnan(mean_interval([0.5, 1.0], ["one", "one"])).all()

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from fusionbench.report.curves import draw_calibration, draw_pr, draw_roc, reliability
 from fusionbench.report.figures import draw
-from fusionbench.report.matrices import draw_confusion, draw_label_confusions
+from fusionbench.report.matrices import draw_answer_confusion, draw_confusion, draw_label_confusions
 from fusionbench.report.weights import draw_gate_weights
 
 CLASSES = ["no AMD", "dry AMD", "costs $5_", "absent"]
@@ -112,3 +112,15 @@ def test_gate_weights_leave_absent_modalities_out():
 def test_pyplot_stays_out():
     code = "import sys, fusionbench.report.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_answers_have_a_column_for_those_that_name_no_class(tmp_path):
+    figure = draw_answer_confusion(np.array([0, 1, -1, -1]), np.array([0, 0, 0, 1]), CLASSES[:2], "")
+    axes = figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["no AMD", "dry AMD", "None"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["no AMD\n(n = 3)", "dry AMD\n(n = 1)"]
+    cells = [text.get_text() for text in axes.texts]
+    assert cells == ["0.33\n(1)", "0.33\n(1)", "0.33\n(1)", "0.00\n(0)", "0.00\n(0)", "1.00\n(1)"]
+    drawn, *_ = table(False)
+    paths = draw(drawn.assign(answer=-1), CLASSES, False, tmp_path)
+    assert "confusion" in {path.stem for path in paths}

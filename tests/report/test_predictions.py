@@ -78,3 +78,25 @@ def test_split(table):
 def test_what_the_table_lacks(table, ask, said):
     with pytest.raises(UserError, match=said):
         ask(table)
+
+
+def test_scores_of_each_case_and_of_the_answers(table):
+    table = table.assign(**{"score.dice": [0.5, np.nan, 1.0], "answer": [0, -1, 1]})
+    got = predictions.case_scores(table, CLASSES)
+    assert list(got) == ["dice", "answer_accuracy", "answer_none"]
+    np.testing.assert_array_equal(got["dice"], [0.5, np.nan, 1.0])
+    np.testing.assert_array_equal(got["answer_accuracy"], [1, 0, 1])
+    np.testing.assert_array_equal(got["answer_none"], [0, 1, 0])
+
+
+def test_one_named_class_is_neither_right_nor_wrong_where_there_can_be_several(table):
+    several = table.drop(columns="target").assign(
+        **{f"target.{name}": [0, 1, 1] for name in CLASSES}, answer=[0, -1, 1]
+    )
+    assert list(predictions.case_scores(several, CLASSES)) == ["answer_none"]
+
+
+def test_an_answer_that_is_no_class_is_refused(table):
+    assert predictions.given_answers(table, CLASSES) is None
+    with pytest.raises(UserError, match=r"an answer other than -1 \(none\) to 1"):
+        predictions.given_answers(table.assign(answer=[0, 2, 1]), CLASSES)

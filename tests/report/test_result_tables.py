@@ -77,3 +77,21 @@ def test_csv_round_trip():
 )
 def test_counts(count, shown):
     assert compact_count(count) == shown
+
+
+def test_further_scores_with_an_interval_get_a_column():
+    scores = FUSED.scores | {"dice": 0.712, "dice/cases": 9.0, "cases": 79.0, "answer_none": 0.1}
+    segmented = ResultRow("MDF", scores, INTERVALS | {"dice": (0.61, 0.8), "AP/ill": (0.1, 0.2)}, 1)
+    rows = [FUSED, segmented]
+    lines = markdown(rows, cases=79, groups=60).splitlines()
+    assert lines[0].split(" | ")[7] == "dice"
+    assert [line.split(" | ")[7] for line in lines[2:4]] == ["-", "0.71 [0.61, 0.80]"]
+    assert "0.71 [0.61, 0.80]" in next(line for line in printed(180, rows).splitlines() if " MDF " in line)
+    between = printed(90, rows)
+    assert ".61-.80" in between
+    assert "…" not in between
+    assert "dice" in between.splitlines()[1]
+    assert "MDF: dice 0.71 [0.61, 0.80]\n" in "\n".join(line.rstrip() for line in printed(80, rows).splitlines())
+    assert "…" not in printed(80, rows)
+    assert "dice_low" in csv(rows).splitlines()[0]
+    assert "dice" not in markdown(ROWS, cases=79, groups=60)

@@ -102,3 +102,22 @@ def test_several_texts_alone_are_told_apart(table, tmp_path):
     assert (scores["text_only/report/accuracy"], scores["text_only/letter/accuracy"]) == (0.625, 0.5)
     assert "text_only/accuracy" not in scores
     assert "| letter alone (only 12 cases) |" in (tmp_path / "text_only.md").read_text()
+
+
+def test_further_scores_are_means_over_the_cases_that_have_one(table, tmp_path):
+    dice = np.where(np.arange(60) % 3 == 0, np.linspace(0.2, 0.9, 60), np.nan)
+    answer = np.where(np.arange(60) % 5 == 0, -1, table["target"])
+    summary = summarise(table.assign(**{"score.dice": dice, "answer": answer}), CLASSES, False, tmp_path)
+    assert summary.scores["dice"] == pytest.approx(np.nanmean(dice[30:]))
+    assert summary.scores["dice/cases"] == 10
+    assert summary.scores["answer_accuracy"] == pytest.approx(0.8)
+    assert summary.scores["answer_none"] == pytest.approx(0.2)
+    assert summary.intervals["dice"][0] < summary.scores["dice"] < summary.intervals["dice"][1]
+    assert json.loads((tmp_path / "metrics.json").read_text())["intervals"]["answer_accuracy"][0] < 0.8
+
+
+def test_a_score_that_no_test_case_has(table, tmp_path):
+    summary = summarise(table.assign(**{"score.dice": np.nan}), CLASSES, False, tmp_path)
+    assert math.isnan(summary.scores["dice"])
+    assert summary.scores["dice/cases"] == 0
+    assert all(math.isnan(bound) for bound in summary.intervals["dice"])

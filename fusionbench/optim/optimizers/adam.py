@@ -1,9 +1,9 @@
 """Adam."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from torch.nn import Parameter
 from torch.optim import Adam
+from torch.optim.optimizer import ParamsT
 
 from fusionbench.optim.adam_options import check_adam
 from fusionbench.registry import register
@@ -11,7 +11,7 @@ from fusionbench.registry import register
 
 @register
 def adam(
-    parameters: Iterable[Parameter],
+    parameters: ParamsT,
     *,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
@@ -21,7 +21,7 @@ def adam(
     """Adam (arXiv 1412.6980); its weight decay is an L2 penalty, added to the gradient.
 
     Args:
-        parameters: What is trained.
+        parameters: What is trained, or groups of it.
         lr: Learning rate, the highest that a cosine schedule reaches.
         weight_decay: Factor of the weight that is added to its gradient.
         betas: Decay of the running means of the gradient and of its square.

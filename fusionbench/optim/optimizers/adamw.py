@@ -1,9 +1,9 @@
 """AdamW."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from torch.nn import Parameter
 from torch.optim import AdamW
+from torch.optim.optimizer import ParamsT
 
 from fusionbench.optim.adam_options import check_adam
 from fusionbench.registry import register
@@ -11,7 +11,7 @@ from fusionbench.registry import register
 
 @register
 def adamw(
-    parameters: Iterable[Parameter],
+    parameters: ParamsT,
     *,
     lr: float = 1e-3,
     weight_decay: float = 1e-2,
@@ -21,7 +21,7 @@ def adamw(
     """AdamW: Adam with decoupled weight decay (arXiv 1711.05101).
 
     Args:
-        parameters: What is trained.
+        parameters: What is trained, or groups of it.
         lr: Learning rate, the highest that a cosine schedule reaches.
         weight_decay: Share of a weight that a step takes away, times the rate.
         betas: Decay of the running means of the gradient and of its square.

@@ -1,9 +1,7 @@
 """Stochastic gradient descent."""
 
-from collections.abc import Iterable
-
-from torch.nn import Parameter
 from torch.optim import SGD
+from torch.optim.optimizer import ParamsT
 
 from fusionbench.errors import UserError, check_number
 from fusionbench.registry import register
@@ -11,7 +9,7 @@ from fusionbench.registry import register
 
 @register
 def sgd(
-    parameters: Iterable[Parameter],
+    parameters: ParamsT,
     *,
     lr: float = 1e-3,
     momentum: float = 0.95,
@@ -21,7 +19,7 @@ def sgd(
     """SGD with momentum; the defaults are EI's (arXiv 2603.17514, Sec. 4.1).
 
     Args:
-        parameters: What is trained.
+        parameters: What is trained, or groups of it.
         lr: Learning rate; the cyclic schedule sets its own.
         momentum: Share of the last step in the next.
         weight_decay: Factor of the weights that is added to their gradients.

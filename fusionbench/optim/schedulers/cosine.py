@@ -21,6 +21,8 @@ def cosine(
 ) -> LambdaLR:
     """Linear warm-up, then half a cosine from the optimizer's rate down to ``min_lr``, where it stays.
 
+    A part with a rate of its own goes down by the same factor, so to ``min_lr`` times its rate over the optimizer's.
+
     Args:
         optimizer: Its rate is the highest.
         steps_per_epoch: Steps of the optimizer in an epoch.

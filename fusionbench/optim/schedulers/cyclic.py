@@ -35,7 +35,7 @@ def cyclic(
     0.8 against the rate and overrides the 0.95 that the paper states.
 
     Args:
-        optimizer: Its own rate is not used.
+        optimizer: Its own rate is not used; a part with another one has both rates changed by the ratio of the two.
         steps_per_epoch: Steps of the optimizer in an epoch.
         max_epochs: Of the run.
         base_lr: The lower rate.
@@ -53,10 +53,11 @@ def cyclic(
     check_number("scheduler.gamma", gamma, above=0)
     if base_lr > max_lr:
         raise UserError(f"'scheduler.base_lr' must not be above 'scheduler.max_lr', but is {base_lr} > {max_lr}")
+    ratios = [group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
     return CyclicLR(
         optimizer,
-        base_lr=base_lr,
-        max_lr=max_lr,
+        base_lr=[base_lr * ratio for ratio in ratios],
+        max_lr=[max_lr * ratio for ratio in ratios],
         step_size_up=max(1, round(epochs_up * steps_per_epoch)),
         scale_fn=_Decay(gamma),
         scale_mode="cycle",

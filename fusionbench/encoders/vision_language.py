@@ -1,0 +1,137 @@
+"""The contract of a decoder that reads text from left to right and, in some of its layers, a picture."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fusionbench.encoders.base import Encoder
+from fusionbench.errors import UserError, nearest
+from fusionbench.layers.decoder_mask import decoder_mask
+
+
+class Memory(NamedTuple):
+    """What a cross-attention layer reads.
+
+    Attributes:
+        tokens_BTD: In the decoder's width.
+        bias_BT: Added to the attention logits of each token: 0 is open, log g is gated, -inf is closed. A row that is
+            closed everywhere passes the layer unchanged. None: everything is open.
+    """
+
+    tokens_BTD: Tensor
+    bias_BT: Tensor | None = None
+
+
+class VisionLanguage(Encoder):
+    """A decoder some of whose layers attend to a picture (cross-attention), the others to the text before a token.
+
+    A strategy that shows it pictures runs the layers itself, with masks, positions and memories of its own: it embeds
+    ids, calls ``run_layer`` for 0 to ``depth - 1``, and reads ``vocabulary``. As an encoder of text alone it runs with
+    a causal mask and without memory, and what stands behind a token never acts on it, so it takes no further tokens. A
+    class of its own names ``kinds`` and ``takes_tokens`` in its body, where the registry looks.
+
+    Attributes:
+        cross_layers: Places, in the whole stack, of the layers that read the picture, rising. ``depth`` counts all.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("text",)
+    takes_tokens: ClassVar[bool] = False
+
+    cross_layers: tuple[int, ...]
+
+    @abstractmethod
+    def see(self, images_BCHW: Tensor) -> Tensor:
+        """Turn pictures, normalised as the data does it, into vision tokens (B, T, D) in the decoder's width."""
+
+    @abstractmethod
+    def decoder_layer(
+        self, index: int, values_BND: Tensor, mask_BNN: Tensor, positions_BN: Tensor, memory: Memory | None
+    ) -> Tensor:
+        """Run one layer as ``run_layer`` does, which cares for checkpointing."""
+
+    @abstractmethod
+    def vocabulary(self, values_BND: Tensor) -> Tensor:
+        """Apply the final norm and the language head: the logits (B, N, V) of the next token at each place."""
+
+    def run_layer(
+        self, index: int, values_BND: Tensor, mask_BNN: Tensor, positions_BN: Tensor, memory: Memory | None
+    ) -> Tensor:
+        """Run one layer of the stack, for the views that are selected, (B, N, D) to (B, N, D).
+
+        Args:
+            index: Its place in the whole stack.
+            values_BND: The sequence.
+            mask_BNN: (B, N, N) bool, True where the query (dim 1) may attend to the key (dim 2).
+            positions_BN: (B, N) int, by which queries and keys are rotated.
+            memory: What a layer of ``cross_layers`` reads; with None it changes nothing. The others do not look at it.
+        """
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return self.decoder_layer(index, values_BND, mask_BNN, positions_BN, memory)
+        views = self.selector.indices
+        given = (index, values_BND, mask_BNN, positions_BN, memory)
+        out: Tensor = checkpoint(self._selected, views, *given, use_reentrant=False)
+        return out
+
+    def layer(self, index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+        """Run one layer on text alone: causal, padding closed and without a place."""
+        open_BN = torch.ones_like(values_BND[..., 0], dtype=torch.bool) if mask_BN is None else mask_BN
+        mask_BNN = decoder_mask(torch.zeros_like(open_BN, dtype=torch.long), open_BN)[:, 0]
+        places_BN = (open_BN.cumsum(dim=1) - 1).clamp(min=0)
+        return self.decoder_layer(index, values_BND, mask_BNN, places_BN, None)
+
+    def _selected(
+        self,
+        views: tuple[int, ...],
+        index: int,
+        values_BND: Tensor,
+        mask_BNN: Tensor,
+        positions_BN: Tensor,
+        memory: Memory | None,
+    ) -> Tensor:
+        """Select the views in here, since checkpointing calls it again in the backward pass."""
+        with self.selector.select(views):
+            return self.decoder_layer(index, values_BND, mask_BNN, positions_BN, memory)
+
+
+class Pixels(nn.Module):
+    """Turns pictures as the data normalises them into those that a vision tower was trained on.
+
+    Args:
+        normalize: What they were normalised by, as in the transform's option of that name: ``clip``, ``imagenet``,
+            ``half`` or ``none``.
+        mean: Of the tower's training pictures, by channel, for values in 0..1.
+        deviation: Standard deviations of the same.
+        size: Height and width in pixels to which pictures are resized (bilinear, antialiased); None: they stay.
+
+    Raises:
+        UserError: There is no such normalisation.
+    """
+
+    scale_C11: Tensor
+    shift_C11: Tensor
+
+    def __init__(
+        self, normalize: str, *, mean: Sequence[float], deviation: Sequence[float], size: int | None = None
+    ) -> None:
+        super().__init__()
+        from fusionbench.data.transforms import NORMALIZE
+
+        if normalize not in NORMALIZE:
+            raise UserError(f"unknown encoder.normalize '{normalize}'{nearest(normalize, NORMALIZE)}")
+        given, wanted = torch.tensor(NORMALIZE[normalize]), torch.tensor([list(mean), list(deviation)])
+        self.register_buffer("scale_C11", (given[1] / wanted[1]).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift_C11", ((given[0] - wanted[0]) / wanted[1]).view(3, 1, 1), persistent=False)
+        self.size = size
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Map (B, 3, H, W) to the tower's normalisation and size."""
+        if self.size is not None and images_BCHW.shape[-2:] != (self.size, self.size):
+            images_BCHW = F.interpolate(images_BCHW, size=(self.size, self.size), mode="bilinear", antialias=True)
+        return images_BCHW * self.scale_C11 + self.shift_C11

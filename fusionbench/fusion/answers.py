@@ -1,0 +1,222 @@
+"""Classification by a language model that reads a picture: how likely each class's name is, or what it writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fusionbench.adapt.views import EncoderPool, Views
+from fusionbench.encoders.vision_language import Memory, VisionLanguage
+from fusionbench.errors import UserError, check_number, nearest
+from fusionbench.fusion.base import Criterion
+from fusionbench.fusion.wording import LanguageTokenizer, Prompt, Wording
+from fusionbench.types import Problem
+
+_DECODE = ("likelihood", "generate")
+
+
+class Reading(NamedTuple):
+    """What a language model made of its cases.
+
+    Attributes:
+        logits: (B, K).
+        summaries: Of the layers that were asked for, the mean (B, D) of what left them over the prompt's own tokens.
+    """
+
+    logits: Tensor
+    summaries: dict[int, Tensor]
+
+
+class Answering(nn.Module):
+    """Asks a language model about cases and scores its answers.
+
+    The logit of a class is the mean log-likelihood of its answer's tokens (``Wording``) given picture and prompt. All
+    names are read in one pass: the sequence is [prompt | name 1 | name 2 | ...], each name attends to the prompt and to
+    itself, and its positions go on behind the prompt, so the prompt's keys and values are computed once.
+
+    The loss is the mean next-token cross-entropy of the true class's answer alone, averaged over cases, which class
+    weights weigh; label smoothing has no part in it. With several classes to a case, which the paper has not, ours is
+    the task's binary cross-entropy of the likelihoods under a learned scale and bias of each class.
+
+    Args:
+        problem: Modalities and classes.
+        tokenizer: Of the language model.
+        prompt: Template, see ``Wording``.
+        decode: ``generate`` also writes an answer in evaluation.
+        max_new_tokens: How many tokens it then writes at most.
+
+    Raises:
+        UserError: An option or a class name cannot be used.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        tokenizer: LanguageTokenizer,
+        *,
+        prompt: str,
+        decode: Literal["likelihood", "generate"],
+        max_new_tokens: int,
+    ) -> None:
+        super().__init__()
+        if decode not in _DECODE:
+            raise UserError(f"'fusion.decode' cannot be '{decode}'{nearest(decode, _DECODE)}")
+        if decode == "generate" and problem.multilabel:
+            raise UserError("'fusion.decode: generate' names one class, but a case can have several; use likelihood")
+        check_number("fusion.max_new_tokens", max_new_tokens, least=1)
+        self.wording = Wording(tokenizer, prompt, problem.classes)
+        self.writes, self.max_new_tokens, self.multilabel = decode == "generate", max_new_tokens, problem.multilabel
+        if problem.multilabel:
+            self.scale = nn.Parameter(torch.ones(len(problem.classes)))
+            self.bias = nn.Parameter(torch.zeros(len(problem.classes)))
+
+    def forward(
+        self,
+        encoder: VisionLanguage,
+        prompt: Prompt,
+        memories: Mapping[int, Memory],
+        summarize: Collection[int] = (),
+    ) -> Reading:
+        """Score all classes.
+
+        Args:
+            encoder: The language model, the view that is meant being selected.
+            prompt: Of each case.
+            memories: What each cross-attention layer reads, by its place.
+            summarize: Layers whose outputs are wanted; they never depend on the names.
+        """
+        wording, asked = self.wording, prompt.ids.shape[1]
+        names_TD = encoder.embed(wording.names_KL).values[wording.owner_T, wording.place_T]
+        values = encoder.embed(prompt.ids).values
+        values = torch.cat([values, names_TD.expand(len(values), -1, -1)], dim=1)
+        mask, positions = self._layout(prompt)
+        summaries = {}
+        for index in range(encoder.depth):
+            values = encoder.run_layer(index, values, mask, positions, memories.get(index))
+            if index in summarize:
+                summaries[index] = _mean(values[:, :asked], prompt.open)
+        scores = wording.likelihoods(encoder.vocabulary(values[:, asked - 1 :]))
+        return Reading(self.scale * scores + self.bias if self.multilabel else scores, summaries)
+
+    @torch.no_grad()
+    def write(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Tensor:
+        """Write greedily and return the class that each text names, (B,) int64, -1 where it names none.
+
+        It stops once all cases have ended their texts, unless several processes run: where these differ in how many
+        steps they take, a sharded model hangs.
+        """
+        ids, open_BN = prompt
+        ended_B1 = torch.zeros_like(ids[:, :1], dtype=torch.bool)
+        may_stop = not (dist.is_available() and dist.is_initialized())
+        for _ in range(self.max_new_tokens):
+            values = encoder.embed(ids).values
+            mask, positions = _causal(open_BN), _places(open_BN)
+            for index in range(encoder.depth):
+                values = encoder.run_layer(index, values, mask, positions, memories.get(index))
+            next_B1 = encoder.vocabulary(values[:, -1:]).argmax(dim=-1)
+            ids, open_BN = torch.cat([ids, next_B1], dim=1), torch.cat([open_BN, torch.ones_like(ended_B1)], dim=1)
+            ended_B1 = ended_B1 | (next_B1 == self.wording.end_id)
+            if may_stop and bool(ended_B1.all()):
+                break
+        return self.wording.named(ids[:, prompt.ids.shape[1] :])
+
+    def answers(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Tensor | None:
+        """Return what ``write`` does, in evaluation and if it was asked for; else None."""
+        return self.write(encoder, prompt, memories) if self.writes and not self.training else None
+
+    def loss(self, logits_BK: Tensor, target: Tensor, criterion: Criterion) -> Tensor:
+        """Return the cross-entropy of the true answers' tokens, or the criterion when multi-label."""
+        if self.multilabel:
+            return criterion(logits_BK, target)
+        with torch.no_grad():  # of equal logits, the criterion of a case is its weight times log K
+            weight_B = criterion.each(torch.zeros_like(logits_BK), target) / math.log(logits_BK.shape[1])
+        return -(weight_B * logits_BK.gather(1, target[:, None])[:, 0]).mean()
+
+    def _layout(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
+        """Return mask (B, N, N) and positions (B, N) of prompt and names."""
+        rows, owner_T = len(prompt.open), self.wording.owner_T
+        own_N = torch.cat([owner_T.new_full((prompt.open.shape[1],), -1), owner_T])
+        open_BN = torch.cat([prompt.open, torch.ones_like(owner_T, dtype=torch.bool).expand(rows, -1)], dim=1)
+        seen_NN = (own_N == -1)[None] | (own_N[:, None] == own_N[None])
+        behind_BT = prompt.open.sum(dim=1, keepdim=True) + self.wording.place_T
+        return _causal(open_BN) & seen_NN, torch.cat([_places(prompt.open), behind_BT], dim=1)
+
+
+def _causal(open_BN: Tensor) -> Tensor:
+    """Return which token sees which, (B, N, N): open ones before it and itself, so that none sees nothing."""
+    count = open_BN.shape[1]
+    before_NN = torch.ones(count, count, dtype=torch.bool, device=open_BN.device).tril()
+    return (before_NN & open_BN[:, None]) | torch.eye(count, dtype=torch.bool, device=open_BN.device)
+
+
+def _places(open_BN: Tensor) -> Tensor:
+    """Return positions (B, N) that padding has no part in."""
+    return (open_BN.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _mean(values_BPD: Tensor, open_BP: Tensor) -> Tensor:
+    weight_BP1 = open_BP[..., None].to(values_BPD.dtype)
+    return (values_BPD * weight_BP1).sum(dim=1) / weight_BP1.sum(dim=1)
+
+
+def picture_and_text(problem: Problem, fusion: str) -> tuple[str, str]:
+    """Return the names of the one modality of pictures and the one of texts.
+
+    Raises:
+        UserError: There are others.
+    """
+    kinds = {name: "picture" if spec.is_image else spec.kind for name, spec in problem.modalities.items()}
+    if sorted(kinds.values()) != ["picture", "text"]:
+        given = ", ".join(f"{name} ({spec.kind})" for name, spec in problem.modalities.items())
+        raise UserError(f"fusion '{fusion}' takes one modality of pictures and one of texts, not {given}")
+    picture, text = sorted(kinds, key=lambda name: kinds[name])
+    return picture, text
+
+
+def load_tokenizer(pool: EncoderPool, modality: str) -> LanguageTokenizer:
+    """Return the tokenizer of a modality's language model.
+
+    Raises:
+        UserError: Its encoder is no language model that reads pictures, or has no tokenizer.
+    """
+    kind, options = pool.nodes[modality]
+    if not issubclass(kind, VisionLanguage):
+        raise UserError(f"modality '{modality}' needs a language model that reads pictures: llama_vision or mllama")
+    load: Any = kind
+    made: LanguageTokenizer = load.load_tokenizer(options)
+    return made
+
+
+def language_model(views: Views, view: str) -> VisionLanguage:
+    """Return the language model behind a view, whose layers a strategy runs itself.
+
+    Raises:
+        UserError: The tuning method works around its layers.
+    """
+    encoder = views.encoder(view)
+    assert isinstance(encoder, VisionLanguage)
+    if encoder.around is not None:
+        raise UserError(
+            "this tuning method works around an encoder's layers, which the language model of this fusion runs "
+            "without; choose one that works inside of them, such as adapt=lora"
+        )
+    return encoder
+
+
+def open_memory(tokens_RTD: Tensor, present_R: Tensor | None, cases: int) -> Memory:
+    """Return the memory (B, S·T, D) of S pictures of each case, given by pictures; absent ones are closed."""
+    if present_R is None:
+        return case_memory(tokens_RTD, None, cases)
+    bias_RT = tokens_RTD.new_zeros(tokens_RTD.shape[:2]).masked_fill(~present_R[:, None], float("-inf"))
+    return case_memory(tokens_RTD, bias_RT, cases)
+
+
+def case_memory(tokens_RTD: Tensor, bias_RT: Tensor | None, cases: int) -> Memory:
+    """Put the tokens of all pictures of a case side by side."""
+    bias = None if bias_RT is None else bias_RT.reshape(cases, -1)
+    return Memory(tokens_RTD.reshape(cases, -1, tokens_RTD.shape[-1]), bias)
