@@ -15,7 +15,7 @@ from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
 from fusionbench.layers.flops import count_flops
 from fusionbench.task import FusionTask, Rows
-from fusionbench.types import Split
+from fusionbench.types import Batch, Output, Split
 
 
 def rows(trainer: L.Trainer, task: FusionTask, source: FusionData, split: Split | None) -> Rows:
@@ -35,14 +35,19 @@ def gflops_per_case(task: FusionTask, source: FusionData) -> float:
     assert isinstance(cases, Cases)
     present = source.data.present[cases.rows].sum(axis=1)
     case = collate(source.data.pad_id)([cases[int(present.argmax()), 0]])
+    return count_flops(lambda: run_case(task, case)) / 1e9
+
+
+def run_case(task: FusionTask, case: Batch) -> Output:
+    """Return what the strategy makes of a batch where the network is, in evaluation mode, with nothing stored read."""
     like = next(p for p in task.strategy.parameters() if p.requires_grad)  # a frozen base may be of another type
     inputs = {n: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype) for n, x in case.inputs.items()}
     training = task.strategy.training
     task.strategy.eval()
-    with task.strategy.views.live():
-        flops = count_flops(lambda: task.strategy(inputs, case.present.to(like.device)))
+    with torch.no_grad(), task.strategy.views.live():
+        output: Output = task.strategy(inputs, case.present.to(like.device))
     task.strategy.train(training)
-    return flops / 1e9
+    return output
 
 
 def predictions(task: FusionTask, values: Rows, split: str) -> pd.DataFrame:

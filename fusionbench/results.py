@@ -37,6 +37,7 @@ class Summarise(Protocol):
         folder: Path,
         seed: int = 0,
         text_only: Mapping[str, Result] = ...,
+        maps: Path | None = None,
     ) -> Summary:
         """Write figures and ``metrics.json`` into ``folder`` and return the scores, those of texts alone besides."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import lightning as L
 import pandas as pd
 
-from fusionbench import build, inference, models, preflight, provenance, training
+from fusionbench import build, inference, maps, models, preflight, provenance, training
 from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
@@ -187,7 +188,8 @@ def _train_and_test(session: Session, run: TrackedRun, config: Config, source: F
     training.load_best(task, run)
     _log_model(run, task, config, source)
     table = _log_predictions(session, run, task, config, source, trainer)
-    _log_report(session, run, table, source, alone.texts)
+    shown = maps.write(run.folder / "maps.npz", task, source, table, session.store.anonymous)
+    _log_report(session, run, table, source, alone.texts, shown)
 
 
 def _log_start(run: TrackedRun, config: Config, source: FusionData) -> None:
@@ -232,12 +234,18 @@ def _log_predictions(
 
 
 def _log_report(
-    session: Session, run: TrackedRun, table: pd.DataFrame, source: FusionData, texts: Mapping[str, Result]
+    session: Session,
+    run: TrackedRun,
+    table: pd.DataFrame,
+    source: FusionData,
+    texts: Mapping[str, Result],
+    shown: Path | None,
 ) -> None:
-    """Score the test split and track the report, texts alone beside it."""
+    """Score the test split and track the report, with texts alone beside it and pictures of a few cases' maps."""
     folder = run.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    summary = session.summarise(table, source.problem.classes, source.problem.multilabel, folder, text_only=texts)
+    problem = source.problem
+    summary = session.summarise(table, problem.classes, problem.multilabel, folder, text_only=texts, maps=shown)
     run.log_artifact(folder, "report")
     log_summary(run, summary)
     run.log_metrics({"test/cases": float(len(table)), "test/groups": float(table["group"].nunique())})

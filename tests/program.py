@@ -26,9 +26,11 @@ EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 THIRD_PARTY = [pytest.mark.filterwarnings("ignore:.*``noload`` loader strategy.*")]  # MLflow's, of SQLAlchemy
 WORDS = (
     *("the", "eye", "looks", "healthy", "ill", "seen", "by", "reader", "solid", "round", "sharp"),
-    *("soft", "tissue", "absent", "obvious", "no"),
+    *("soft", "tissue", "absent", "obvious", "no", "benign", "malignant", "acquired", "inherited"),
 )
 TABLE = {"name": "table", "width": 16, "depth": 1, "heads": 2}
+UNET = {"name": "unet", "backbone": "tu-test_efficientnet", "weights": "random"}
+VIT_PARTS = {"model": "test_vit", "weights": "random"}
 VIT = {"name": "timm_vit", "model": "test_vit", "weights": "random"}
 
 
@@ -77,7 +79,7 @@ def tokenizer(folder: Path) -> Path:
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     ends = [("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
     made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    PreTrainedTokenizerFast(tokenizer_object=made, **special).save_pretrained(str(folder))
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="[SEP]", **special).save_pretrained(str(folder))
     return folder
 
 
@@ -95,12 +97,26 @@ def llama(folder: Path) -> dict[str, object]:
     return {"name": "llama", "weights": "random", "tokenizer": str(tokenizer(folder)), "config": shape, "patch": 8}
 
 
+def mllama(folder: Path) -> dict[str, object]:
+    """Return the node of a random Llama 3.2 Vision of 6 layers with 4 that read a picture, and its tokenizer."""
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    words = {"vocab_size": len(WORDS) + 4, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    text = {**sizes, **words, "num_hidden_layers": 39, "cross_attention_layers": [3, 18, 28, 38]}
+    seeing = {"hidden_size": 16, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2}
+    seeing |= {"intermediate_size": 24, "image_size": 28, "patch_size": 14, "vision_output_dim": 48}
+    shape = {"text_config": text, "vision_config": {**seeing, "intermediate_layers_indices": [0, 1]}}
+    return {"name": "mllama", "weights": "random", "tokenizer": str(tokenizer(folder)), "config": shape}
+
+
 def tiny_encoders(experiment: Path, folder: Path) -> list[str]:
     """Return overrides that put a small random encoder of the same kind in place of each that a config names."""
     node = config.read(experiment)["encoder"]
     own = bert(folder / "tokenizer")
     patches = {k: v for k, v in own.items() if k != "tokenizer"} | {"name": "hf_patches", "patch": 8}
-    small = {"timm_vit": VIT, "hf_text": own, "hf_patches": patches, "llama": llama(folder / "tokenizer")}
+    decoder = llama(folder / "tokenizer")
+    seeing = {k: v for k, v in decoder.items() if k != "patch"} | {"name": "llama_vision", "vision": VIT_PARTS}
+    small = {"timm_vit": VIT, "hf_text": own, "hf_patches": patches, "llama": decoder, "llama_vision": seeing}
+    small |= {"mllama": mllama(folder / "tokenizer"), "unet": UNET}
     if "name" in node:
         return as_overrides({"encoder": small[node["name"]]})
     return as_overrides({"encoder": {modality: small[own["name"]] for modality, own in node.items()}})

@@ -7,14 +7,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from layouts import make_derm7pt, make_mmc_amd, make_mrnet, make_openi
+from layouts import make_derm7pt, make_fundus, make_mmc_amd, make_mrnet, make_openi
 from program import EXPERIMENTS, THIRD_PARTY, command, new_store, refused, runs, store, tiny_encoders
 
 from fusionbench import config
 
 pytestmark = THIRD_PARTY
-MAKERS = {"mmc_amd": make_mmc_amd, "derm7pt": make_derm7pt, "mrnet": make_mrnet, "openi": make_openi}
-FOLDERS = {"mmc_amd": "mmc-amd", "derm7pt": "derm7pt", "mrnet": "MRNet-v1.0", "openi": "openi"}
+MAKERS = {
+    "mmc_amd": make_mmc_amd,
+    "derm7pt": make_derm7pt,
+    "mrnet": make_mrnet,
+    "openi": make_openi,
+    "fundus": make_fundus,
+}
+FOLDERS = {"mmc_amd": "mmc-amd", "derm7pt": "derm7pt", "mrnet": "MRNet-v1.0", "openi": "openi", "fundus": "FIVES"}
 SMALLER = {"mrnet": ["data.holdout=10"], "lidc": ["data.max_cases=60"]}
 
 

@@ -16,6 +16,7 @@ from fusionbench.metrics import HEADLINE, evaluate
 from fusionbench.report import predictions as table
 from fusionbench.report.bootstrap import group_intervals, mean_interval
 from fusionbench.report.figures import draw
+from fusionbench.report.overlays import draw_sheets
 from fusionbench.report.tables import ResultRow, markdown
 from fusionbench.results import Result
 
@@ -48,6 +49,7 @@ def summarise(
     folder: Path,
     seed: int = 0,
     text_only: Mapping[str, Result] = _NOTHING,
+    maps: Path | None = None,
 ) -> RunSummary:
     """Score the test split, draw it, and write ``metrics.json`` into ``folder``, beside texts alone ``text_only.md``.
 
@@ -61,6 +63,7 @@ def summarise(
         folder: Where figures and ``metrics.json`` go; made if need be.
         seed: Of the bootstrap.
         text_only: The results of runs on a text alone, by modality.
+        maps: What ``fusionbench.maps.write`` left of a few cases, drawn into ``maps``; None: there are none.
 
     Raises:
         UserError: There is no test case, or the table lacks a column.
@@ -90,6 +93,7 @@ def summarise(
         scores |= {f"{prefix}/{metric}": result.scores.get(metric, math.nan) for metric in HEADLINE}
         intervals |= {f"{prefix}/{n}": bounds for n, bounds in result.intervals.items() if n in HEADLINE}
     figures = draw(test, classes, multilabel, folder)
+    figures += draw_sheets(maps, folder / "maps") if maps is not None else []
     content = _json(scores, intervals, cases=len(test), groups=groups, seed=seed)
     write_bytes(folder / "metrics.json", content)
     return RunSummary(scores, intervals, figures)
