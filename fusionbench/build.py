@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -133,6 +133,11 @@ def check_strategy(config: Config, specs: Mapping[str, ModalitySpec], nodes: Map
                 f"fusion '{component.name}' puts tokens into encoders, which '{node['name']}' of modality '{name}' "
                 "cannot take; choose a transformer such as timm_vit, hf_text or table"
             )
+        if component.constants.get("adds_tokens") and node.get("causal"):
+            raise UserError(
+                f"fusion '{component.name}' puts tokens behind an encoder's own, which those of a causal encoder never "
+                f"see: set 'causal: false' for modality '{name}'"
+            )
 
 
 def check_encoders(component: Component, specs: Mapping[str, ModalitySpec], nodes: Mapping[str, Node]) -> None:
@@ -228,5 +233,16 @@ def criterion(config: Config, source: FusionData) -> CrossEntropy | BinaryCrossE
 
 
 def random_encoders(config: Config, names: Mapping[str, ModalitySpec]) -> list[str]:
-    """Return the modalities whose encoder starts from random weights because the config says so."""
-    return [name for name, node in encoder_nodes(config, names).items() if node.get("weights") == "random"]
+    """Return the modalities whose encoder starts from random weights because the config says so.
+
+    A model inside an encoder is told by its option, such as ``text.vision``.
+    """
+    return [found for name, node in encoder_nodes(config, names).items() for found in _random(name, node)]
+
+
+def _random(name: str, node: Mapping[str, Any]) -> Iterator[str]:
+    if node.get("weights") == "random":
+        yield name
+    for option, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _random(f"{name}.{option}", value)

@@ -13,7 +13,6 @@ from fusionbench.adapt import feature_store
 from fusionbench.adapt.feature_table import MOST_BYTES, FeatureTable, TooLarge
 from fusionbench.adapt.views import Views
 from fusionbench.data.module import FusionData
-from fusionbench.encoders.base import Encoder
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
 
@@ -92,11 +91,12 @@ class StoredFeatures(L.Callback):
         """Return a view's table, None if there is nothing to store or too much; views of one backbone share it."""
         place = views.address[view][0], part.name
         if place not in self._opened:
-            self._opened[place] = self._made(trainer, place[0], views.encoder(view), part) if len(part.rows) else None
+            self._opened[place] = self._made(trainer, views, view, part) if len(part.rows) else None
         return self._opened[place]
 
-    def _made(self, trainer: L.Trainer, key: str, encoder: Encoder, part: feature_store.Part) -> FeatureTable | None:
+    def _made(self, trainer: L.Trainer, views: Views, view: str, part: feature_store.Part) -> FeatureTable | None:
         """Read or fill a table, and say which."""
+        (backbone, index), encoder = views.address[view], views.encoder(view)
         module = type(encoder).__module__
         setting = feature_store.Setting(
             provenance.source_digest([*_FEATURE_CODE, module], {*_FOLLOWED, _package(module)}),
@@ -105,7 +105,9 @@ class StoredFeatures(L.Callback):
             trainer.precision_plugin.forward_context,
         )
         try:
-            table, was_there = feature_store.table(self._folder, key, encoder, part, setting)
+            table, was_there = feature_store.table(
+                self._folder, views.identities[backbone], encoder, part, setting, index
+            )
         except TooLarge as error:
             size, most = error.size / 1e9, MOST_BYTES / 1e9
             self.say(f"note: features of '{part.name}' are not stored: {size:.1f} GB, more than {most:.0f}")

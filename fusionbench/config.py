@@ -19,7 +19,7 @@ from typing import Any
 from fusionbench import registry
 from fusionbench.errors import UserError, nearest
 from fusionbench.metrics import check_metric
-from fusionbench.sections import InitOptions, TaskOptions, TextOptions, TrackingOptions, TrainerOptions
+from fusionbench.sections import InitOptions, TaskOptions, TextOptions, TrackingOptions, TrainerOptions, form
 
 Node = dict[str, Any]
 _LEAST = {
@@ -229,6 +229,8 @@ def check_node(kind: str, where: str, node: object) -> Node:
         raise UserError(f"'{where}' must be {{name: ..., options}}, not {node!r}; possible names are {_known(kind)}")
     name = node["name"]
     options = options_of(kind, name)
+    if kind == "data":
+        check_section("data.text", TextOptions, {} if node.get("text") is None else node["text"])
     checked: Node = {"name": name}
     for key, value in node.items():
         if key == "name":
@@ -241,7 +243,6 @@ def check_node(kind: str, where: str, node: object) -> Node:
             raise UserError(f"{kind} '{name}' needs '{where}.{option.name}' ({option.annotation})")
     if kind == "data":
         _check_transforms(checked.get("transforms") or {})
-        check_section("data.text", TextOptions, checked.get("text") or {})
     return checked
 
 
@@ -256,7 +257,7 @@ def _check_transforms(node: Mapping[str, Any]) -> None:
 def check_section(name: str, section: type, node: object) -> Any:  # noqa: ANN401 - the section's own class
     """Check one of the closed sections and return its dataclass."""
     if not isinstance(node, Mapping):
-        raise UserError(f"'{name}' must hold keys and values, not {node!r}")
+        raise UserError(f"'{name}' must hold keys and values, as in {form(section)}, not {node!r}")
     known = {f.name: str(f.type) for f in dataclasses.fields(section)}
     for key in node:
         if key not in known:

@@ -6,22 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
 from fusionbench import build, provenance, registry
 from fusionbench.config import Config, Node, options_of
-from fusionbench.data.images import file_digest
 from fusionbench.data.module import FusionData
-from fusionbench.encoders.weights import weights_path
+from fusionbench.encoders.identity import NO_EFFECT, effective
 from fusionbench.fusion.base import UnimodalState
 
 # Options of the data that count beyond the content of cases, splits and cells, which the data's own fingerprint holds;
 # a dataset's own options choose that content and nothing else.
 _DATA = ("batch_size", "sampling")
-_NO_EFFECT = {"checkpointing", "fallback"}
 _FOLLOWED = ("adapt", "encoders", "fusion", "layers", "optim")  # what a component imports of these is part of it
 _TRAINER = (
     *("max_epochs", "patience", "stop", "monitor"),
@@ -35,6 +32,7 @@ _SHARED = (
         "adapt.base",
         "adapt.views",
         "encoders.base",
+        "encoders.identity",
         "encoders.weights",
         "encoders.hf_tokenizer",
         "data.module",
@@ -99,7 +97,7 @@ def _whole(kind: str, node: Node) -> Node:
     """Return a node with the defaults of what it leaves out, without what has no effect on a result."""
     defaults = {o.name: o.default for o in options_of(kind, node["name"]).values() if not o.required}
     whole = {**defaults, **node}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items() if k not in _NO_EFFECT}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items() if k not in NO_EFFECT}
 
 
 def _nodes(config: Config, source: FusionData) -> dict[str, Node]:
@@ -109,17 +107,7 @@ def _nodes(config: Config, source: FusionData) -> dict[str, Node]:
 
 def _encoder(given: Node) -> Node:
     """Return an encoder's node, files replaced by their content, so that only the latter counts."""
-    node = _whole("encoder", given)
-    for key in ("weights", "tokenizer"):
-        value = node.get(key)
-        if isinstance(value, str) and (value.startswith("asset:") or Path(value).expanduser().exists()):
-            node[key] = _content(weights_path(value) or Path(value))
-    return node
-
-
-def _content(path: Path) -> str:
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return hashlib.sha256("".join(file_digest(p) for p in files).encode()).hexdigest()
+    return effective(_whole("encoder", given))
 
 
 def _components(config: Config, source: FusionData) -> list[registry.Component]:

@@ -13,6 +13,7 @@ from fusionbench.data.cases import Cases, collate
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
+from fusionbench.fusion.answers import unwritten
 from fusionbench.layers.flops import count_flops
 from fusionbench.task import FusionTask, Rows
 from fusionbench.types import Batch, Output, Split
@@ -29,13 +30,15 @@ def gflops_per_case(task: FusionTask, source: FusionData) -> float:
     """Return what a forward pass of one case costs in 1e9 floating point operations, a multiply-accumulate being 2.
 
     The case is the first of the test split that has every modality, else its first; everything is computed, frozen
-    features too, whether or not they are stored. It runs where the network is, in evaluation mode.
+    features too, whether or not they are stored. It runs where the network is, in evaluation mode. What a language
+    model writes (``decode: generate``) is left out, since its length is the case's; its scores are in.
     """
     cases = source.eval_dataloader("test").dataset
     assert isinstance(cases, Cases)
     present = source.data.present[cases.rows].sum(axis=1)
     case = collate(source.data.pad_id)([cases[int(present.argmax()), 0]])
-    return count_flops(lambda: run_case(task, case)) / 1e9
+    with unwritten(task.strategy):
+        return count_flops(lambda: run_case(task, case)) / 1e9
 
 
 def run_case(task: FusionTask, case: Batch) -> Output:

@@ -16,7 +16,7 @@ from fusionbench.errors import UserError
 from fusionbench.files import write_bytes, write_json
 from fusionbench.fusion.base import Strategy
 from fusionbench.layers.adaptable import Adaptable
-from fusionbench.layers.frozen import base_checksum, trained_state
+from fusionbench.layers.frozen import base_checksum, misfits, trained_state
 from fusionbench.types import Problem
 
 
@@ -108,8 +108,8 @@ def load_into(strategy: Strategy, files: ModelFiles) -> None:
             f"the frozen base of '{files.folder}' is another one than the encoder weights found now; "
             "give the weights that it was trained on"
         )
-    state, own = read_tensors(files.folder / "model.safetensors"), trained_state(strategy)
-    if set(state) != set(own) or any(state[k].shape != own[k].shape for k in own):
+    state = read_tensors(files.folder / "model.safetensors")
+    if misfits(trained_state(strategy), state):
         raise UserError(f"the tensors in '{files.folder}' do not fit {type(strategy).__name__} for these data")
     strategy.load_state_dict(state, strict=False)
 

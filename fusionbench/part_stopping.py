@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
 from fusionbench.fusion.base import Strategy
+from fusionbench.layers.frozen import misfits
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
@@ -118,7 +119,7 @@ class PartStopping(L.Callback):
     def _stop(self, trainer: L.Trainer, task: FusionTask, part: str) -> None:
         """Send a part back to its best weights and freeze it."""
         self.stopped[part] = trainer.current_epoch
-        task.strategy.load_state_dict(safetensors.torch.load_file(self._file(part)), strict=False)
+        _load_part(task.strategy, self._members[part], self._file(part))
         self._freeze(task, part)
         self.run.log_metrics({f"stopped/{part}": float(trainer.current_epoch)}, trainer.global_step)
         self.say(
@@ -137,9 +138,27 @@ class PartStopping(L.Callback):
 
 
 def load_parts(task: FusionTask, folder: Path) -> None:
-    """Load the best weights of each part that a run has kept apart, if it has."""
+    """Load the best weights of each part that a run has kept apart, if it has.
+
+    Raises:
+        UserError: They are not of the strategy's parts.
+    """
+    members = task.strategy.parts()
     for path in sorted(folder.glob(f"{_PREFIX}*{_SUFFIX}")):
-        task.strategy.load_state_dict(safetensors.torch.load_file(path), strict=False)
+        part = path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX)
+        _load_part(task.strategy, members.get(part, []), path)
+
+
+def _load_part(strategy: Strategy, members: list[nn.Parameter], path: Path) -> None:
+    """Load one part's weights, all of them."""
+    state = safetensors.torch.load_file(path)
+    wrong = misfits(part_state(strategy, members), state)
+    if wrong:
+        raise UserError(
+            f"'{path}' does not fit this {type(strategy).__name__}: {len(wrong)} tensors differ (first '{wrong[0]}'); "
+            "fit the run anew"
+        )
+    strategy.load_state_dict(state, strict=False)
 
 
 def owners(strategy: Strategy, members: list[nn.Parameter]) -> dict[str, nn.Module]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from fusionbench import build
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError, nearest
+from fusionbench.fusion.answers import Answering
 from fusionbench.fusion.base import Strategy
 from fusionbench.optim.groups import parameter_groups
 from fusionbench.tracking import metric_name
@@ -72,8 +73,30 @@ def _check_texts(made: Strategy, source: FusionData) -> None:
             check_tokenizer(source.tokenizers[name])
         most: Any = getattr(encoder, "longest", None)
         found = max(len(ids) for ids in source.data.cells[name])  # type: ignore[arg-type]
-        if most is not None and found > most:
-            raise UserError(f"a text of '{name}' has {found} tokens, its encoder takes {most}; set data.text_length")
+        around = _around(made)
+        if most is not None and found + around > most:
+            _too_long(name, found, around, most)
+
+
+def _around(made: Strategy) -> int:
+    """Return how many tokens a strategy puts around a text: its prompt, and the answer that is read or written."""
+    answering = getattr(made, "answering", None)
+    if not isinstance(answering, Answering):
+        return 0
+    wording = answering.wording
+    written = answering.max_new_tokens - 1 if answering.writes else 0  # the last token written is not read
+    return len(wording.prefix_P) + len(wording.suffix_P) + max(wording.names_KL.shape[1], written)
+
+
+def _too_long(name: str, found: int, around: int, most: int) -> NoReturn:
+    if not around:
+        raise UserError(f"a text of '{name}' has {found} tokens, its encoder takes {most}; set data.text_length")
+    left = most - around
+    remedy = f"set data.text_length={left}" if left > 0 else "shorten 'fusion.prompt' or take another language model"
+    raise UserError(
+        f"a text of '{name}' has {found} tokens, prompt and answer around it {around}, and the language model takes "
+        f"{most} in all; {remedy}"
+    )
 
 
 def _check_stage_one(config: Config, source: FusionData, made: Strategy) -> None:

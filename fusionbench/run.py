@@ -13,19 +13,21 @@ from fusionbench import build, inference, maps, models, preflight, provenance, t
 from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
+from fusionbench.data.texts import unread
 from fusionbench.encoders import fallback
 from fusionbench.errors import UserError
 from fusionbench.files import write_json
 from fusionbench.fingerprint import fingerprint
 from fusionbench.fusion.base import Strategy, UnimodalState
 from fusionbench.layers.frozen import parameter_counts
-from fusionbench.results import Result, Summarise, log_summary, read_result
+from fusionbench.results import Result, Summarise, log_summary, read_method, read_result, run_name, run_tags
 from fusionbench.stage_one import (
     needed,
     stage_one_config,
     stage_one_configs,
     stage_one_modalities,
     text_only_configs,
+    text_only_notes,
     unimodal_state,
 )
 from fusionbench.task import FusionTask
@@ -47,6 +49,8 @@ class Session:
         tags: Put on every run that is started.
         results: Finished runs so far.
         told: Whether the user knows by now if anything was resumed.
+        prefixed: Whether the notes of a fusion begin with its name where others were trained before it; those of one
+            modality alone always begin with its own.
     """
 
     store: Store
@@ -57,6 +61,11 @@ class Session:
     tags: Mapping[str, str] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     told: bool = False
+    prefixed: bool = False
+
+    def note(self, of: str, text: str) -> None:
+        """Tell a note on one of the runs."""
+        self.say(f"{of}: note: {text}" if of else f"note: {text}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,9 @@ def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) ->
     """
     config = fallback.settled(config)
     source = _checked(config, build.data)  # before a store is made
-    return _fit(Session(Store(config.tracking), summarise, say, resume), config, source)
+    for note in unread(source.texts.content, source.problem.modalities):
+        say(f"note: {note}")
+    return _fit(Session(Store(config.tracking), summarise, say, resume, prefixed=True), config, source)
 
 
 def fit_in(session: Session, config: Config) -> list[Result]:
@@ -110,7 +121,8 @@ def _fit(session: Session, config: Config, source: FusionData) -> list[Result]:
     for name in (name for name in texts if name not in ended):
         _, ended[name] = _fit_alone(session, texts[name], name, "text only")
     alone = Alone(states, {name: ended[name] for name in texts})
-    session.results.append(_fit_one(session, config, source, alone))
+    of = config.fusion["name"] if session.prefixed and ended else ""
+    session.results.append(_fit_one(session, config, source, alone, of))
     return session.results
 
 
@@ -128,12 +140,12 @@ def _fit_alone(session: Session, own: Config, modality: str, why: str) -> tuple[
             session.results.append(read_result(found, reused=True))
             return state, session.results[-1]
     session.say(f"{why}, {modality}: training it alone")
-    session.results.append(_fit_one(session, own, source, Alone()))
+    session.results.append(_fit_one(session, own, source, Alone(), f"{why}, {modality}"))
     return unimodal_state(session.store.open(session.results[-1].run_id), modality), session.results[-1]
 
 
-def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone) -> Result:
-    """Train, test and track one run, or go on with it."""
+def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone, of: str) -> Result:
+    """Train, test and track one run, or go on with it; ``of`` is what its notes begin with, if anything."""
     run_id = fingerprint(config, source, alone.states)
     run = session.store.find_unfinished(run_id) if session.resume else None
     if run is None and session.resume:
@@ -150,14 +162,16 @@ def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone)
         session.say(f"going on with run {run.run_id}")
         session.told = True
     else:
-        tags = {**provenance.git(), **_tags(config, source), **session.tags}
-        run = session.store.start(_run_name(config), run_id, tags)
+        tags = {**provenance.git(), **run_tags(config, source), **session.tags}
+        run = session.store.start(run_name(config, source), run_id, tags)
         for name in build.random_encoders(config, source.problem.modalities):
-            session.say(f"note: the encoder of '{name}' starts from random weights, as the config asks")
+            session.note(of, f"the encoder of '{name}' starts from random weights, as the config asks")
         for note in fallback.notes(build.encoder_nodes(config, source.problem.modalities)).values():
-            session.say(f"note: {note}")
+            session.note(of, note)
         run.lock()
     try:
+        for note in (*source.notes, *text_only_notes(config, source)):
+            session.note(of, note)
         _train_and_test(session, run, config, source, alone)
     except (KeyboardInterrupt, SystemExit) as stop:  # at Ctrl-C Lightning ends the process by the latter
         run.finish("KILLED")
@@ -171,8 +185,6 @@ def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone)
 
 def _train_and_test(session: Session, run: TrackedRun, config: Config, source: FusionData, alone: Alone) -> None:
     """Run the phases that are not done yet: fit, then test with the best checkpoint."""
-    for note in source.notes:
-        session.say(f"note: {note}")
 
     def start(made: Strategy) -> None:
         if alone.states:
@@ -245,31 +257,10 @@ def _log_report(
     folder = run.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     problem = source.problem
-    summary = session.summarise(table, problem.classes, problem.multilabel, folder, text_only=texts, maps=shown)
+    method = read_method(run)
+    summary = session.summarise(
+        table, problem.classes, problem.multilabel, folder, text_only=texts, maps=shown, method=method
+    )
     run.log_artifact(folder, "report")
     log_summary(run, summary)
     run.log_metrics({"test/cases": float(len(table)), "test/groups": float(table["group"].nunique())})
-
-
-def _tags(config: Config, source: FusionData) -> dict[str, str]:
-    specs = source.problem.modalities
-    return {
-        "mlflow.source.name": "fusionbench fit",
-        "mlflow.source.type": "LOCAL",
-        "fusionbench.fusion": config.fusion["name"],
-        "fusionbench.adapt": config.adapt["name"],
-        "fusionbench.modalities": ", ".join(source.problem.modalities),
-        "fusionbench.data": config.data["name"],
-        "fusionbench.data_version": source.dataset.version,
-        "fusionbench.data_fingerprint": source.fingerprint,
-        "fusionbench.seed": str(config.seed),
-        "fusionbench.allow": ", ".join(source.allowed) or "none",
-        "fusionbench.fallback": ", ".join(fallback.notes(build.encoder_nodes(config, specs))) or "none",
-        "fusionbench.random_weights": ", ".join(build.random_encoders(config, source.problem.modalities)) or "none",
-    }
-
-
-def _run_name(config: Config) -> str:
-    chosen = list(config.data.get("modalities") or [])
-    fusion = chosen[0] if config.fusion["name"] == "unimodal" and len(chosen) == 1 else config.fusion["name"]
-    return config.tracking.run_name or f"{fusion}-{config.adapt['name']}-{config.data['name']}-s{config.seed}"

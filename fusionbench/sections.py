@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -93,3 +93,10 @@ class InitOptions:
     stage1: Literal["none", "unimodal"] = "none"
     overrides: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
+
+
+def form(section: type) -> str:
+    """Return a section's keys with the words that each takes, as yaml: ``{content: full|findings}``; ``...`` is any."""
+    kinds = get_type_hints(section)
+    told = {key: "|".join(get_args(kind)) if get_origin(kind) is Literal else "..." for key, kind in kinds.items()}
+    return "{" + ", ".join(f"{key}: {words}" for key, words in told.items()) + "}"

@@ -5,7 +5,7 @@ Both are the same run, the config on that modality alone, so that each is traine
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from fusionbench import models
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.data.splits import SPLITS
+from fusionbench.data.validate import lone_classes
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import UnimodalState
 from fusionbench.metrics import HEADLINE
@@ -44,10 +45,32 @@ def text_only_configs(config: Config, source: FusionData) -> dict[str, Config]:
     Raises:
         UserError: As ``stage_one_config``.
     """
-    names = list(source.problem.modalities)
-    present = pd.DataFrame(source.data.present, columns=names).groupby(source.table["split"].to_numpy()).any().T
-    texts = text_only(config.fusion["name"], source.problem.modalities, present)
-    return {name: stage_one_config(config, name) for name in texts}
+    texts, lone = _texts(config, source)
+    return {name: stage_one_config(config, name) for name in texts if name not in lone}
+
+
+def text_only_notes(config: Config, source: FusionData) -> list[str]:
+    """Return a note on each text beside a fusion that is not trained alone, since its cases are of one class."""
+    return untrained(*_texts(config, source))
+
+
+def untrained(texts: Iterable[str], lone: Mapping[str, str]) -> list[str]:
+    """Return these notes.
+
+    Args:
+        texts: What ``text_only`` returns.
+        lone: What ``lone_classes`` returns.
+    """
+    told = "is not trained alone: its training cases are all"
+    return [f"the text '{name}' {told} {lone[name]}" for name in texts if name in lone]
+
+
+def _texts(config: Config, source: FusionData) -> tuple[list[str], dict[str, str]]:
+    """Return the texts beside a fusion, and the modalities of which alone no class can be learned."""
+    specs, table = source.problem.modalities, source.table
+    present = pd.DataFrame(source.data.present, table.index, list(specs))
+    texts = text_only(config.fusion["name"], specs, present.groupby(table["split"]).any().T)
+    return texts, lone_classes(source.dataset, table, present)
 
 
 def text_only(fusion: str, specs: Mapping[str, ModalitySpec], present: pd.DataFrame) -> list[str]:

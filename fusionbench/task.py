@@ -15,7 +15,7 @@ from fusionbench import metrics
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
-from fusionbench.layers.frozen import base_checksum
+from fusionbench.layers.frozen import base_checksum, misfits
 from fusionbench.optim.groups import parameter_groups
 from fusionbench.types import Batch, Output, Problem
 
@@ -205,17 +205,28 @@ class FusionTask(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Hold what was trained, and of the frozen base its checksum."""
-        trained = {id(parameter) for parameter in self.stopped}
-        frozen = {name for name, p in self.named_parameters() if not (p.requires_grad or id(p) in trained)}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        checkpoint["state_dict"] = self._without_base(checkpoint["state_dict"])
         checkpoint["frozen_base"] = self.base_checksum()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on over another frozen base.
+        """Refuse to go on over another frozen base, or with part of what was trained; loading itself is not strict.
 
         Raises:
-            UserError: The encoder weights are not those that the checkpoint was trained on.
+            UserError: The encoder weights are not those that the checkpoint was trained on, or its tensors are not
+                those that are trained now.
         """
         self.configure_model()
         if checkpoint["frozen_base"] != self.base_checksum():
             raise UserError("the checkpoint was trained on other encoder weights than those found now; restore them")
+        wrong = misfits(self._without_base(self.state_dict()), checkpoint["state_dict"])
+        if wrong:
+            raise UserError(
+                f"the checkpoint does not fit this {type(self.strategy).__name__}: {len(wrong)} trained tensors differ "
+                f"(first '{wrong[0]}'); give the config that it was trained with, or fit the run anew"
+            )
+
+    def _without_base(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state without the frozen parameters."""
+        trained = {id(parameter) for parameter in self.stopped}
+        frozen = {name for name, p in self.named_parameters() if not (p.requires_grad or id(p) in trained)}
+        return {name: value for name, value in state.items() if name not in frozen}

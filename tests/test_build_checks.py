@@ -63,6 +63,15 @@ def test_an_unencoded_modality_needs_no_node_and_one_that_it_has_is_left_out(tol
         stage_one.stage_one_config(without, "photo")
 
 
+def test_random_weights_inside_an_encoder_are_told_too():
+    nodes = TREE["encoder"] | {"photo": TREE["encoder"]["photo"] | {"weights": "hub"}}
+    vision = {"model": "test_vit", "weights": "random"}
+    nodes["notes"] = {"name": "llama_vision", "weights": "asset:smollm2", "vision": vision}
+    assert build.random_encoders(config.from_dict({**TREE, "encoder": nodes}), SPECS) == ["notes.vision"]
+    nodes["notes"] |= {"weights": "random", "vision": {"model": "test_vit", "weights": "asset:dinov2_small"}}
+    assert build.random_encoders(config.from_dict({**TREE, "encoder": nodes}), SPECS) == ["notes"]
+
+
 def test_parts_are_stopped_apart_where_there_are_two(told):
     alone = config.from_dict({**TREE, "trainer": {"stop": "per_part"}})
     with pytest.raises(UserError, match=r"fusion 'concat' is of one part only; set trainer\.stop=whole"):
@@ -86,3 +95,11 @@ def test_a_text_alone_has_no_parts(told):
     alone = stage_one.stage_one_config(config.from_dict({**TREE, **own}), "notes")
     assert (alone.trainer.monitor, alone.trainer.stop, alone.trainer.patience) == ("mAP", "whole", 3)
     assert alone.optimizer == {"name": "adamw", "lr": 0.5}
+
+
+def test_tokens_that_no_causal_encoder_would_see_are_refused(told):
+    told(adds_tokens=True)
+    causal = {**NODES, "notes": {"name": "llama", "causal": True}}
+    with pytest.raises(UserError, match="set 'causal: false' for modality 'notes'"):
+        build.check_strategy(config.from_dict(TREE), SPECS, causal)
+    build.check_strategy(config.from_dict(TREE), SPECS, {**causal, "notes": {"name": "llama", "causal": False}})

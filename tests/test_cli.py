@@ -70,7 +70,15 @@ def test_a_run_can_be_named_by_id_name_or_folder(fitted):
     assert [done.code for done in shown] == [0, 0, 0, 0], shown
     scores = [[word for word in done.out.split() if word.startswith("0.")] for done in shown]
     assert scores[0]
-    assert scores[0] == scores[1] == scores[2] == scores[3]
+    assert scores[0] == scores[1] == scores[2]
+    assert scores[0][: len(scores[3])] == scores[3], "a folder does not tell of the text alone"
+
+
+def test_test_takes_no_place_of_tracking(fitted):
+    for name, *more in (("test",), ("predict", "--out", fitted / "p.csv")):
+        message = refused(name, "first", *more, f"tracking.folder={fitted}")
+        assert "has no effect here, since nothing is tracked" in message
+        assert f"--folder {fitted}" in message
 
 
 def test_runs_that_are_not_there(fitted, tmp_path):
@@ -165,6 +173,19 @@ def test_show_prints_the_docstring_and_every_option_with_type_and_default():
     assert "required" in command("show", "encoder", "timm_vit").out
     assert "no options" in command("show", "adapt", "full").out
     assert "batch_size" in command("show", "data", "mrnet").out
+
+
+def test_show_explains_the_options_that_all_datasets_and_optimizers_have():
+    shown = command("show", "data", "csv").out
+    assert "Every data node has these options, too" in shown
+    told = " ".join(shown.split())
+    assert "text: What is read of texts, e.g. ``{content: label_free}``" in told
+    for content in ("full", "findings", "label_free", "shuffled", "shuffled_words"):
+        assert content in told
+    assert "Which modalities to use" not in shown, "a csv says what its own are"
+    assert "Which modalities to use" in command("show", "data", "mrnet").out
+    assert "parts: Learning rate of each part" in command("show", "optimizer", "sgd").out
+    assert "has these options, too" not in command("show", "fusion", "mean").out
 
 
 def test_ui_refuses_a_port_that_is_taken_and_a_folder_without_runs(fitted, tmp_path, monkeypatch):

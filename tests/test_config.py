@@ -130,6 +130,11 @@ MISTAKES = {
     "key of a section": ({"trainer": {"max_epoch": 3}}, "'trainer.max_epoch'", "'max_epochs'"),
     "key of init": ({"init": {"stage": "unimodal"}}, "'init.stage'", "'stage1'"),
     "section that is no map": ({"trainer": 3}, "'trainer' must hold keys and values", "3"),
+    "content of texts": (
+        {"data": {"text": "label_free"}},
+        "'data.text' must hold keys and values, as in {content: full|findings|label_free|shuffled|shuffled_words}",
+        "'label_free'",
+    ),
     "dataset": ({"data": {"name": "csw"}}, "unknown data 'csw'", "'csv'"),
     "encoder": ({"encoder": {"name": "timm_vits", "weights": "hub"}}, "unknown encoder 'timm_vits'", "'timm_vit'"),
     "encoder of a modality": ({"encoder": {"photo": {"name": "hf_txt"}}}, "unknown encoder 'hf_txt'", "'hf_text'"),

@@ -57,12 +57,13 @@ class Fitted:
 
     @property
     def alone(self):
-        """The modalities that are trained alone too: all in stage 1, else the texts."""
+        """The modalities that are trained alone too: all in stage 1, else the texts, which fundus has of one class."""
         from fusionbench.data.base import make_dataset
 
         kinds = {name: spec.kind for name, spec in make_dataset(self.config["data"]).modalities.items()}
         staged = self.config["init"]["stage1"] == "unimodal"
-        return [name for name in self.config["data"]["modalities"] if staged or kinds[name] == "text"]
+        texts = [name for name, kind in kinds.items() if kind == "text" and self.config["data"]["name"] != "fundus"]
+        return [name for name in self.config["data"]["modalities"] if staged or name in texts]
 
     @property
     def cases(self):

@@ -3,7 +3,9 @@
 import pytest
 from layouts import CSV_MODALITIES, make_csv
 from program import TABLE, VIT, bert
+from tiny import BERT
 from torch import ones
+from transformers import BertConfig, BertModel
 
 from fusionbench import build, config, provenance, stage_one
 from fusionbench.fingerprint import fingerprint
@@ -88,6 +90,23 @@ def test_a_stage_one_run_depends_on_nothing_of_the_other_modalities(identity, pl
 )
 def test_a_stage_one_run_depends_on_what_is_its_own(identity, plain, alone, override):
     assert identity(override, alone=alone) != plain[alone]
+
+
+def test_of_a_weights_folder_what_is_read_counts_wherever_it_lies(identity, tmp_path):
+    folder = tmp_path / "bert"
+    settings = BertConfig(**{k: v for k, v in BERT.items() if k != "model_type"})
+    BertModel(settings).save_pretrained(folder)
+
+    def found():
+        return identity(f"encoder.notes.weights={folder}", "encoder.notes.config=null")
+
+    first = found()
+    (folder / "README.md").write_text("words")
+    assert found() == first
+    folder = folder.rename(tmp_path / "moved")
+    assert found() == first
+    (folder / "config.json").write_text(settings.to_json_string().replace("gelu", "relu"))
+    assert found() != first
 
 
 def test_stage_one_states_count_by_weights_and_by_the_score_that_a_prior_is_taken_from(tree):

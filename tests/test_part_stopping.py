@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -142,6 +144,40 @@ def test_the_tested_model_has_each_part_at_its_best(whole):
     state = fresh.strategy.state_dict()
     assert all(torch.equal(state[name], task.seen[1][name]) for name in EYES)
     assert all(torch.equal(state[name], task.seen[3][name]) for name in (*VOICE, "neck"))
+
+
+def copied(run, folder):
+    """Return the run with copies of its checkpoints."""
+    shutil.copytree(run.folder / "checkpoints", folder / "checkpoints")
+    made, fresh = Run(folder), Scripted(DICE)
+    made.run_id = "r"
+    return made, fresh, folder / "checkpoints"
+
+
+def test_a_checkpoint_that_lacks_what_is_trained_is_refused(whole, tmp_path):
+    run, fresh, folder = copied(whole[1], tmp_path)
+    best = torch.load(folder / "best.ckpt", weights_only=True)
+    best["state_dict"]["strategy.mouth.weight"] = best["state_dict"].pop("strategy.voice.weight")
+    torch.save(best, folder / "best.ckpt")
+    with pytest.raises(UserError, match=r"does not fit this Twins: 2 trained tensors differ \(first 'strategy\.mouth"):
+        training.load_best(fresh, run)
+
+
+def test_a_parts_file_that_lacks_what_is_trained_is_refused(whole, tmp_path):
+    run, fresh, folder = copied(whole[1], tmp_path)
+    state = load_file(folder / "best-eyes.safetensors")
+    save_file({name: value for name, value in state.items() if name != "eyes.weight"}, folder / "best-eyes.safetensors")
+    with pytest.raises(
+        UserError, match=r"best-eyes\.safetensors' does not fit this Twins: 1 tensors differ \(first 'eyes"
+    ):
+        training.load_best(fresh, run)
+
+
+def test_a_file_of_no_part_is_refused(whole, tmp_path):
+    run, fresh, folder = copied(whole[1], tmp_path)
+    (folder / "best-eyes.safetensors").rename(folder / "best-ears.safetensors")
+    with pytest.raises(UserError, match=r"best-ears\.safetensors' does not fit"):
+        training.load_best(fresh, run)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4, 5, 6])

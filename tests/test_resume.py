@@ -159,6 +159,16 @@ def test_a_run_that_was_cut_off_goes_on_and_ends_as_if_nothing_had_happened(
     assert content(place) == uninterrupted
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_adapters_where_only_memory_is_saved(host, experiment, uninterrupted, tmp_path):
+    place = new_store(tmp_path / "runs")
+    moment, left = MOMENTS["second epoch of stage 2"]
+    assert host.fit(experiment, place, moment=moment) == -SIGKILL
+    saving, one_step_too_many = "encoder.scan.checkpointing=true", (SIGKILL, *STEP, left + 1)
+    assert host.fit(experiment, place, "--resume", saving, moment=one_step_too_many) == 0
+    assert content(place) == uninterrupted
+
+
 def test_an_uninterrupted_run_has_each_point_once(uninterrupted):
     assert len(uninterrupted) == 3
     for _, kept, points, _ in uninterrupted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fusionbench import stage_one
+from fusionbench.ablate.hub_weights import refuse_without
 from fusionbench.ablate.job import Job
 from fusionbench.ablate.sources import Sources
 from fusionbench.ablate.table import Table
@@ -59,6 +60,7 @@ class Plan:
             if (row, column) in table.trees
             for seed in table.seeds
         ]
+        refuse_without([*self.stage_ones.values(), *self.jobs])
 
     def _absent(self, column: str) -> UserError | None:
         """Return why a column's data are not there; None if they are."""

@@ -94,5 +94,12 @@ def load_adapter_state(encoder: Encoder, view: int, state: dict[str, Tensor]) ->
         module.load_view_state(view, {key: state[f"{name}.{key}"] for key in module.view_state(view)})
 
 
+def all_is_frozen(encoder: Encoder, view: int) -> bool:
+    """Whether nothing that one view goes through is trained; other views may have adapters or stems of their own."""
+    per_view = {id(p) for module in _per_view(encoder).values() for p in module.parameters()}
+    shared = (p for p in encoder.parameters() if id(p) not in per_view)
+    return not any(p.requires_grad for p in shared) and not adapter_state(encoder, view)
+
+
 def _per_view(encoder: Encoder) -> dict[str, PerView]:
     return {name: module for name, module in encoder.named_modules() if isinstance(module, PerView)}

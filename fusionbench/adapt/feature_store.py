@@ -143,7 +143,9 @@ class Part:
         return value.flatten(0, 1)
 
 
-def table(folder: Path, key: str, encoder: Encoder, part: Part, setting: Setting) -> tuple[FeatureTable, bool]:
+def table(
+    folder: Path, key: str, encoder: Encoder, part: Part, setting: Setting, view: int = 0
+) -> tuple[FeatureTable, bool]:
     """Open the table of a frozen encoder and a modality, filled first if it is not there; say whether it was.
 
     Two processes that want the same one take turns, so the second finds it filled.
@@ -151,9 +153,10 @@ def table(folder: Path, key: str, encoder: Encoder, part: Part, setting: Setting
     Args:
         folder: Where tables are kept.
         key: Name of the encoder's class and options.
-        encoder: In evaluation mode, without adapters.
+        encoder: In evaluation mode.
         part: The cases.
         setting: What else enters.
+        view: Which of the encoder's views; one without adapters.
 
     Raises:
         TooLarge: It would take more room than allowed.
@@ -165,21 +168,21 @@ def table(folder: Path, key: str, encoder: Encoder, part: Part, setting: Setting
         except (OSError, SafetensorError):  # not there, or damaged
             # A loader draws a seed, which training must not notice.
             with torch.random.fork_rng(devices=[]), _all_threads():
-                made = compute(_encode(encoder, setting), part.batches(setting), part.layout, part.count())
+                made = compute(_encode(encoder, setting, view), part.batches(setting), part.layout, part.count())
         made.write(path)
     return FeatureTable.read(path), False
 
 
-def _encode(encoder: Encoder, setting: Setting) -> Callable[[Tensor], Tokens]:
+def _encode(encoder: Encoder, setting: Setting, view: int) -> Callable[[Tensor], Tokens]:
     def encode(inputs: Tensor) -> Tokens:
-        with setting.context():
-            return encoder.encode(encoder.embed(inputs))
+        with setting.context(), encoder.selector.select((view,)):
+            return encoder.encode(encoder.embed(inputs), views=(view,))
 
     return encode
 
 
 def identity(key: str, encoder: Encoder, part: Part, setting: Setting) -> str:
-    """Return the name of all that a table's numbers depend on, last bits included."""
+    """Return the name of all that a table's numbers depend on, last bits included; what is trained is other views'."""
     device = next(encoder.parameters()).device
     machine = (
         [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.allow_tf32]
@@ -189,7 +192,8 @@ def identity(key: str, encoder: Encoder, part: Part, setting: Setting) -> str:
     machine += [torch.get_float32_matmul_precision(), *(version(library) for library in _LIBRARIES)]
     told = [key, setting.code, setting.precision, BATCH, device.type, *machine, part.content()]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    for name, value in sorted(encoder.state_dict().items()):
+    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    for name, value in sorted((n, v) for n, v in encoder.state_dict().items() if n not in trained):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:20]

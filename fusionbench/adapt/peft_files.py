@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -17,7 +18,10 @@ _HUB = "models--"  # how the hub's cache calls the folder of OWNER/NAME, with --
 def write_adapter(layers: Adaptable, view: int, folder: Path, *, rank: int, alpha: float, dropout: float) -> Path:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    Names are those within the encoder's ``net``, so that the adapter fits timm's or transformers' own model.
+    Names are those within the encoder's ``net``, so that the adapter fits timm's or transformers' own model. Where
+    ``net`` has chosen layers of a decoder (``net.places``), they are those in the whole decoder, into which the adapter
+    loads at the right layers. A layer that is there twice has no such place: then names stay those within ``net``, and
+    the file names no base model.
 
     Args:
         layers: An encoder, or a strategy's own layers, with adapters in them.
@@ -34,7 +38,10 @@ def write_adapter(layers: Adaptable, view: int, folder: Path, *, rank: int, alph
     from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
     from safetensors.torch import save
 
-    found = adapted(layers)
+    net = getattr(layers, "net", layers)
+    places: tuple[int, ...] = getattr(net, "places", ())
+    is_twice = len(set(places)) < len(places)
+    found = {name if is_twice else _in_whole(name, places): module for name, module in adapted(layers).items()}
     fused = {name: len(module.parts) for name, module in found.items() if isinstance(module, PeftParts)}
     config = LoraConfig(
         r=rank,
@@ -42,7 +49,7 @@ def write_adapter(layers: Adaptable, view: int, folder: Path, *, rank: int, alph
         lora_dropout=dropout,
         rank_pattern={name: count * rank for name, count in fused.items()},
         alpha_pattern={name: count * alpha for name, count in fused.items()},
-        base_model_name_or_path=base_name(getattr(layers, "net", layers)),
+        base_model_name_or_path=None if is_twice else base_name(net),
         inference_mode=True,
     )
     config.target_modules = list(found)  # peft's own constructor makes it a set, whose order differs between processes
@@ -62,6 +69,14 @@ def adapted(layers: Adaptable) -> dict[str, PeftLinear | PeftParts]:
     found = {name: module for name, module in layers.named_modules() if isinstance(module, kinds)}
     within = all(name.startswith("net.") for name in found)
     return {name.removeprefix("net.") if within else name: module for name, module in found.items()}
+
+
+def _in_whole(name: str, places: Sequence[int]) -> str:
+    """Return what ``layers.N.REST`` of chosen layers is called in the whole decoder."""
+    if not places or not name.startswith("layers."):
+        return name
+    _, place, rest = name.split(".", 2)
+    return f"layers.{places[int(place)]}.{rest}"
 
 
 def base_name(net: nn.Module) -> str | None:

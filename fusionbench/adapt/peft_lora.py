@@ -10,14 +10,12 @@ from torch import nn
 
 from fusionbench.adapt.base import Adaptation, check_updates
 from fusionbench.adapt.peft_files import adapted, write_adapter
-from fusionbench.adapt.sites import linear_layers, wrap
+from fusionbench.adapt.sites import PARTS, fused_sites, linear_layers, wrap
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, check_number
 from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.peft_views import PeftLinear, PeftParts
 from fusionbench.registry import register
-
-_PARTS = ("q", "k", "v")  # the order of their rows in a fused qkv layer
 
 
 @register
@@ -31,7 +29,8 @@ class PeftLoRA(Adaptation):
 
     Where q, k and v are one fused layer (timm), peft has no adapter for a part of it: those are trained by ours, and
     written as a peft adapter of the whole layer. Every model folder holds ``adapters/VIEW``, which
-    ``peft.PeftModel.from_pretrained(net, folder)`` loads into timm's or transformers' model of the same layers.
+    ``peft.PeftModel.from_pretrained(net, folder)`` loads into timm's or transformers' model; those of chosen layers of
+    a decoder name the layers by their places in the whole one, which is what they load into.
 
     Args:
         rank: Rank of the update of each layer.
@@ -67,9 +66,7 @@ class PeftLoRA(Adaptation):
             UserError: There is no such site, or ``sites`` names a fused layer and a part of it.
         """
         layers.requires_grad_(False)
-        fused = [site for site in self.sites if _is_fused(layers, site)]
-        if fused and "qkv" in self.sites:
-            raise UserError(f"'adapt.sites' names qkv and, within it, {fused[0]}; give either")
+        fused = fused_sites(layers, self.sites)
         whole = [name for site in self.sites if site not in fused for name in linear_layers(layers, site)]
         for name in linear_layers(layers, "qkv") if fused else ():
             wrap(layers, name, partial(self._parts, layers, fused, views))
@@ -110,8 +107,8 @@ class PeftLoRA(Adaptation):
             base,
             views,
             layers.selector,
-            parts=sorted(_PARTS.index(site) for site in sites),
-            of=len(_PARTS),
+            parts=sorted(PARTS.index(site) for site in sites),
+            of=len(PARTS),
             rank=self.rank,
             scale=self.alpha / self.rank,
             dropout=self.dropout,
@@ -127,8 +124,3 @@ def _share(total: int, sites: int) -> int:
             "'adapt.rank'"
         )
     return total // sites
-
-
-def _is_fused(layers: Adaptable, site: str) -> bool:
-    known = layers.linear_sites()
-    return site in _PARTS and not known.get(site) and bool(known.get("qkv"))

@@ -12,7 +12,7 @@ from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.low_rank_parts import LowRankParts
 from fusionbench.layers.rank_mixture import RankMixtureLinear
 
-_PARTS = ("q", "k", "v")  # the order of their rows in a fused qkv layer
+PARTS = ("q", "k", "v")  # the order of their rows in a fused qkv layer
 
 
 def replace_linears(
@@ -49,18 +49,29 @@ def replace_linears(
         return RankMixtureLinear(base, views, encoder.selector, **options)  # type: ignore[arg-type]
 
     def partial(base: nn.Linear) -> nn.Module:
-        return LowRankParts(base, views, encoder.selector, parts=parts, of=len(_PARTS), rank=ranks[0], scale=scale)
+        return LowRankParts(base, views, encoder.selector, parts=parts, of=len(PARTS), rank=ranks[0], scale=scale)
 
     encoder.requires_grad_(False)
-    fused = [site for site in sites if _is_fused(encoder, site)] if not routed and len(ranks) == 1 else []
-    parts = sorted(_PARTS.index(site) for site in fused)
-    if fused and "qkv" in sites:
-        raise UserError(f"'adapt.sites' names qkv and, within it, {fused[0]}; give either")
+    fused = fused_sites(encoder, sites) if not routed and len(ranks) == 1 else []
+    parts = sorted(PARTS.index(site) for site in fused)
     for site in sites:
         for name in () if site in fused else linear_layers(encoder, site, last):
             wrap(encoder, name, mixture)
     for name in linear_layers(encoder, "qkv", last) if fused else ():
         wrap(encoder, name, partial)
+
+
+def fused_sites(encoder: Adaptable, sites: Sequence[str]) -> list[str]:
+    """Return which of the sites are parts (``PARTS``) of one fused qkv layer.
+
+    Raises:
+        UserError: The fused layer as a whole is named, too.
+    """
+    known = encoder.linear_sites()
+    fused = [site for site in sites if site in PARTS and not known.get(site) and known.get("qkv")]
+    if fused and "qkv" in sites:
+        raise UserError(f"'adapt.sites' names qkv and, within it, {fused[0]}; give either")
+    return fused
 
 
 def linear_layers(encoder: Adaptable, site: str, last: int | None = None) -> list[str]:
@@ -75,11 +86,6 @@ def linear_layers(encoder: Adaptable, site: str, last: int | None = None) -> lis
     if last is not None and last > len(known[site]):
         raise UserError(f"'adapt.last' is {last}, but {type(encoder).__name__} has only {len(known[site])} layers")
     return known[site] if last is None else known[site][-last:]
-
-
-def _is_fused(encoder: Adaptable, site: str) -> bool:
-    known = encoder.linear_sites()
-    return site in _PARTS and not known.get(site) and bool(known.get("qkv"))
 
 
 def wrap(encoder: Adaptable, name: str, make: Callable[..., nn.Module]) -> None:

@@ -9,7 +9,6 @@ runs view by view, with equal results.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,10 +18,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fusionbench.adapt.base import Adaptation, adapter_state, load_adapter_state
+from fusionbench.adapt.base import Adaptation, adapter_state, all_is_frozen, load_adapter_state
 from fusionbench.adapt.feature_table import FeatureTable
 from fusionbench.adapt.full import Full
 from fusionbench.encoders.base import Encoder, Tokens
+from fusionbench.encoders.identity import identity
 from fusionbench.encoders.token_batches import join, split, token_shape
 from fusionbench.files import write_bytes
 from fusionbench.layers.adaptable import Adaptable
@@ -30,6 +30,7 @@ from fusionbench.layers.per_view import PerView
 from fusionbench.types import ModalitySpec
 
 V = TypeVar("V", Tensor, Tokens)
+_OWN, _SHARED = "own_", "shared_"
 
 
 class EncoderPool:
@@ -39,8 +40,8 @@ class EncoderPool:
         modalities: What each modality is made of.
         nodes: Each modality's encoder class and options.
         adaptation: The tuning method.
-        seed: Of whatever in a backbone starts at random. Each has a start of its own, which no other changes, so
-            that a frozen random base is the same alone and beside others, in every process.
+        seed: Of whatever in a backbone starts at random. Each has a start of its own, which nothing else changes, so
+            that it is the same alone and beside others, in every process, with checkpointing, wherever weights lie.
     """
 
     def __init__(
@@ -56,28 +57,28 @@ class EncoderPool:
         """Build the views of one strategy, given as view name to modality."""
         groups: dict[str, list[str]] = {}
         for view, modality in modality_of.items():
-            groups.setdefault(self._key(view, modality), []).append(view)
+            groups.setdefault(self._identity(view, modality), []).append(view)
         backbones: dict[str, Encoder] = {}
         methods: dict[str, Adaptation] = {}
         address: dict[str, tuple[str, int]] = {}
-        for key, members in groups.items():
+        identities: dict[str, str] = {}
+        for number, (name, members) in enumerate(groups.items()):
+            key = name if name.startswith(_OWN) else f"{_SHARED}{number}"
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(hashlib.sha256(f"{self.seed} {key}".encode()).hexdigest()[:8], 16))
+                torch.manual_seed(int(hashlib.sha256(f"{self.seed} {name}".encode()).hexdigest()[:8], 16))
                 backbones[key] = self._build([modality_of[view] for view in members])
-            methods[key] = self._method(modality_of[members[0]])
+            methods[key], identities[key] = self._method(modality_of[members[0]]), name
             address.update({view: (key, index) for index, view in enumerate(members)})
-        return Views(backbones, address, methods)
+        return Views(backbones, address, methods, identities)
 
     def _method(self, modality: str) -> Adaptation:
         return Full() if self.nodes[modality][0].from_scratch else self.adaptation
 
-    def _key(self, view: str, modality: str) -> str:
-        """Name the backbone of a view: its own if the base is trained, else that of its encoder node."""
+    def _identity(self, view: str, modality: str) -> str:
+        """Say which backbone a view is of: its own if the base is trained, else that of its encoder node."""
         if self._method(modality).trains_base:
-            return "own_" + view.replace("/", "_").replace(".", "_")
-        encoder, options = self.nodes[modality]
-        text = json.dumps([encoder.__name__, dict(options)], sort_keys=True, default=str)
-        return f"shared_{encoder.__name__}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+            return _OWN + view.replace("/", "_").replace(".", "_")
+        return _SHARED + identity(*self.nodes[modality])
 
     def tune(self, layers: Adaptable, views: int) -> None:
         """Let the tuning method work on pretrained layers of a strategy's own, with ``views`` adapter sets."""
@@ -85,8 +86,8 @@ class EncoderPool:
         layers.exporters = [partial(self.adaptation.export, layers, view) for view in range(views)]
 
     def _build(self, modalities: Sequence[str]) -> Encoder:
-        """Build the backbone of some views, given by their modalities."""
-        kind, options = self.nodes[modalities[0]]
+        """Build the backbone of some views, given by their modalities; it saves memory if any node asks for that."""
+        kind, options = max((self.nodes[m] for m in modalities), key=lambda node: bool(node[1].get("checkpointing")))
         specs = [self.modalities[name] for name in modalities]
         encoder = kind(specs[0], **options)
         self._method(modalities[0]).apply(encoder, len(specs))
@@ -98,6 +99,7 @@ class Views(nn.Module):
     """Named views of one or more backbones.
 
     ``embed``, ``encode`` and ``pool`` take and return dicts by view name and may be called for any subset of the views.
+    ``identities`` tells each backbone's class and options, where its key is only a short name for checkpoints.
     """
 
     def __init__(
@@ -105,10 +107,11 @@ class Views(nn.Module):
         backbones: Mapping[str, Encoder],
         address: Mapping[str, tuple[str, int]],
         methods: Mapping[str, Adaptation],
+        identities: Mapping[str, str],
     ) -> None:
         super().__init__()
         self.backbones = nn.ModuleDict(backbones)
-        self.address, self.methods = dict(address), dict(methods)
+        self.address, self.methods, self.identities = dict(address), dict(methods), dict(identities)
         self.tables: dict[str, FeatureTable] = {}  # by view; put there for a run, no part of the network's state
         self.train()  # Lightning keeps the modes that it finds, and timm builds a frozen backbone in training mode
 
@@ -200,11 +203,9 @@ class Views(nn.Module):
             self.tables = tables
 
     def is_frozen(self, view: str) -> bool:
-        """Whether what leaves a view's encoder depends on its input alone: it shares a frozen base without adapters."""
-        encoder = self.encoder(view)
-        trained = any(p.requires_grad for p in encoder.parameters())
-        adapted = any(isinstance(m, PerView) for m in encoder.modules())
-        return self.address[view][0].startswith("shared_") and not trained and not adapted
+        """Whether what leaves a view's encoder depends on its input alone: it shares a frozen base as it is."""
+        key, index = self.address[view]
+        return key.startswith(_SHARED) and all_is_frozen(self.encoder(view), index)
 
     def pool(self, tokens: Mapping[str, Tokens]) -> dict[str, Tensor]:
         """Return each view's vector (B, D)."""

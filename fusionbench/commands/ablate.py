@@ -111,7 +111,7 @@ def _paths(options: argparse.Namespace) -> list[Path]:
 
 
 def _run_table(table: Table, sources: Sources, workers: Workers, options: argparse.Namespace) -> bool:
-    """Run one table, or only show its plan; return whether a run failed."""
+    """Run one table, or only show its plan; return whether a run failed, or will."""
     from fusionbench.ablate.plan import Plan
     from fusionbench.ablate.progress import Bar
     from fusionbench.ablate.sweep import Sweep
@@ -132,8 +132,7 @@ def _run_table(table: Table, sources: Sources, workers: Workers, options: argpar
     for column, reason in plan.skipped.items():
         console.print(f"{table.name}: column '{column}' is skipped: {reason}", markup=False)
     if options.dry_run or store is None:
-        _print_plan(plan, options.parallel)
-        return False
+        return _print_plan(plan, options.parallel)
     with Bar(console, _count(plan), options.traceback) as bar:
         sweep = Sweep(plan, store, workers, bar, Path(options.results))
         sweep.run()
@@ -148,8 +147,8 @@ def _count(plan: Plan) -> int:
     return len({*stages, *cells})
 
 
-def _print_plan(plan: Plan, parallel: int) -> None:
-    """Print each run's state and how long what is left will take."""
+def _print_plan(plan: Plan, parallel: int) -> bool:
+    """Print each run's state, each reason once, and how long what is left will take; return whether any cannot run."""
     from fusionbench.ablate.estimate import estimate
 
     estimate(plan)
@@ -157,30 +156,35 @@ def _print_plan(plan: Plan, parallel: int) -> None:
     shared = {job.fingerprint for job in plan.jobs if job.open}
     stages = [stage for stage in plan.stage_ones.values() if stage.wanted and stage.fingerprint not in shared]
     listed = [job for job in [*stages, *plan.jobs] if job.state != "left out"]
+    reasons = list(dict.fromkeys(job.told for job in listed if job.told))
     for job in listed:
-        reason = f" ({job.told})" if job.told else ""
+        reason = f" (reason {reasons.index(job.told) + 1})" if job.told else ""
         time = _duration(job.seconds) if job.open else ""
         grid.add_row(escape(job.row), escape(job.column), str(job.seed), escape(job.state + reason), time)
     console = Console(highlight=False)
     console.print(grid)
+    for number, reason in enumerate(reasons, start=1):
+        console.print(f"reason {number}: {reason}", markup=False, soft_wrap=True)
     if left_out := len(stages) + len(plan.jobs) - len(listed):
         console.print(f"{left_out} more are not asked for and not listed", markup=False)
     console.print(_total(listed, parallel), markup=False)
+    return any(job.state == "failed" for job in listed)
 
 
 def _total(jobs: Sequence[Job], parallel: int) -> str:
-    """Return one sentence with the number of runs left and their time."""
+    """Return one sentence with the number of runs left, their time, and how many lines cannot be run."""
     wanted = [job for job in jobs if job.open]
     left = {job.fingerprint or str(id(job)): job.seconds for job in wanted}
+    failed = sum(job.state == "failed" for job in jobs)
+    cannot = f"{failed} of {len(jobs)} lines cannot be run" if failed else ""
     if not left:
-        failed = sum(job.state == "failed" for job in jobs)
-        return f"nothing can be run: {failed} failed" if failed else "everything is finished"
+        return f"nothing is left that can be run: {cannot}" if failed else "everything is finished"
     known = [seconds for seconds in left.values() if seconds is not None]
     time = f"about {_duration(sum(known) / parallel)}" if known else "no estimate yet"
     missing = len(left) - len(known)
     but = f", {missing} of them without an estimate" if known and missing else ""
     shared = f" for {len(wanted)} lines, since some share a run" if len(wanted) > len(left) else ""
-    return f"{len(left)} run{'' if len(left) == 1 else 's'} to do{shared}: {time}{but}"
+    return f"{len(left)} run{'' if len(left) == 1 else 's'} to do{shared}: {time}{but}{f'; {cannot}' if cannot else ''}"
 
 
 def _duration(seconds: float | None) -> str:

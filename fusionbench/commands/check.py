@@ -15,8 +15,7 @@ from fusionbench.config import Node
 from fusionbench.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from fusionbench.data.check import CheckReport
     from fusionbench.data.validate import Finding
     from fusionbench.types import ModalitySpec, Tokenizer
 
@@ -40,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     length = config.data_options()["text_length"].default
     texts = TextReader(**(node.get("text") or {}), tokenizers=tokenizers, length=node.get("text_length", length))
     report = check(dataset, list(specs), node.get("allow"), cache, texts, node.get("masks"))
-    notes += _text_only(tree, specs, report.presence)
+    notes += [*_content(texts.content, specs), *_text_only(tree, specs, report)]
     print_report(dataclasses.replace(report, findings=(*report.findings, *notes)), Console(highlight=False))
     return 0 if report.ok else 1
 
@@ -67,11 +66,25 @@ def _tokenizers(tree: Node, specs: Mapping[str, ModalitySpec]) -> tuple[dict[str
     return made, notes
 
 
-def _text_only(tree: Node, specs: Mapping[str, ModalitySpec], presence: pd.DataFrame) -> Iterator[Finding]:
-    """Say which texts a run of the config trains alone, too."""
+def _content(content: str, specs: Mapping[str, ModalitySpec]) -> Iterator[Finding]:
+    """Say which content of the texts was read."""
+    from fusionbench.data.texts import unread
     from fusionbench.data.validate import Finding
-    from fusionbench.stage_one import text_only
+
+    for name in (name for name, spec in specs.items() if spec.kind == "text"):
+        yield Finding("note", f"the content of '{name}' that is read is {content} (data.text.content)")
+    for note in unread(content, specs):
+        yield Finding("note", note)
+
+
+def _text_only(tree: Node, specs: Mapping[str, ModalitySpec], report: CheckReport) -> Iterator[Finding]:
+    """Say which texts a run of the config trains alone, too, and which not for want of a second class."""
+    from fusionbench.data.validate import Finding
+    from fusionbench.stage_one import text_only, untrained
 
     fusion = (tree.get("fusion") or {}).get("name")
-    for name in text_only(fusion, specs, presence) if fusion else ():
+    texts = text_only(fusion, specs, report.presence) if fusion else []
+    for name in (name for name in texts if name not in report.lone):
         yield Finding("note", f"a run of this config trains '{name}' alone, too: reports may spell out the labels")
+    for note in untrained(texts, report.lone):
+        yield Finding("note", note)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fusionbench.layers.frozen import parameter_counts
 from fusionbench.models import ModelFiles
 from fusionbench.sections import InitOptions, TrackingOptions
 from fusionbench.task import FusionTask
-from fusionbench.tracking import Store, store_uri
+from fusionbench.tracking import Store, TrackedRun, store_uri
 from fusionbench.types import Split
 
 
@@ -35,12 +36,14 @@ class Model:
         task: The strategy.
         source: The cases.
         config: The run's config, with these data.
+        run: The tracked run that it was found by; None: its folder was given.
     """
 
     name: str
     task: FusionTask
     source: FusionData
     config: Config
+    run: TrackedRun | None = None
 
     @property
     def trainable(self) -> int:
@@ -79,8 +82,15 @@ class Model:
 
 
 def load(options: argparse.Namespace) -> Model:
-    """Build the model that the command line names, on the data that it names."""
-    files = models.read(_folder(options))
+    """Build the model that the command line names, on the data that it names.
+
+    Raises:
+        UserError: There is no such model, or it does not go with the data.
+    """
+    _check_overrides(options.overrides)
+    found = _folder(options) or _run(options)
+    run = found if isinstance(found, TrackedRun) else None
+    files = models.read(found.artifact("model") if isinstance(found, TrackedRun) else found)
     checked = _config(files, options)
     from fusionbench.training import quiet
 
@@ -92,16 +102,31 @@ def load(options: argparse.Namespace) -> Model:
     models.load_into(task.strategy, files)
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    return Model(options.model, task, source, checked)
+    return Model(options.model, task, source, checked, run)
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    """Return the model's folder: the argument itself, or the artifact of the run that it names."""
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse overrides of where runs are tracked, which only fit reads."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.split(".")[0] == "tracking":
+            place = value if key == "tracking.folder" else "DIR"
+            raise UserError(
+                f"'{override}' has no effect here, since nothing is tracked; say where the run is kept by "
+                f"--folder {place}, or $MLFLOW_TRACKING_URI"
+            )
+
+
+def _folder(options: argparse.Namespace) -> Path | None:
+    """Return the folder that the argument is; None: it names a run."""
     path = Path(options.model)
     if path.is_dir():
         return path
-    if path.is_file() and (path.parent / "model.json").is_file():
-        return path.parent
+    return path.parent if path.is_file() and (path.parent / "model.json").is_file() else None
+
+
+def _run(options: argparse.Namespace) -> TrackedRun:
+    """Return the run that the argument names."""
     defaults = TrackingOptions()
     tracking = TrackingOptions(folder=options.folder or defaults.folder)
     if store_uri(tracking).startswith("sqlite:") and not (Path(tracking.folder) / "mlflow.db").is_file():
@@ -109,7 +134,7 @@ def _folder(options: argparse.Namespace) -> Path:
             f"there is no model '{options.model}' and no run in '{tracking.folder}': give a run's id or name, a folder "
             "with model.json, or the runs' place with --folder"
         )
-    return Store(tracking).open(options.model).artifact("model")
+    return Store(tracking).open(options.model)
 
 
 def _config(files: ModelFiles, options: argparse.Namespace) -> Config:

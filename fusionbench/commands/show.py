@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fusionbench import config, registry
-from fusionbench.commands import ablation_tables
+from fusionbench.commands import ablation_tables, shared_options
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,6 +20,8 @@ def run(options: argparse.Namespace) -> int:
     component = registry.describe(kind, options.name)
     console.print(f"[bold]{kind} {component.name}[/bold]  ({component.module}.{component.symbol})\n")
     console.print(escape(component.doc) + "\n")
+    if around := shared_options.described(kind, component.options):
+        console.print(f"Every {kind} node has these options, too:\n\n" + escape(around) + "\n")
     table = Table("option", "type", "default", box=None, pad_edge=False, header_style="bold")
     for option in config.options_of(kind, component.name).values():
         default = "required" if option.required else repr(option.default)

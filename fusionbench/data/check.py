@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from fusionbench.data.base import Dataset
@@ -23,6 +24,7 @@ from fusionbench.data.validate import (
     Finding,
     bare_findings,
     known_targets,
+    lone_classes,
     members,
     presence,
     require_modalities,
@@ -34,6 +36,7 @@ from fusionbench.errors import UserError
 
 __all__ = ["CheckReport", "Finding", "check", "print_report", "validate_table"]
 
+_ANY_WIDTH = 10_000  # columns: more than any table takes
 STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
@@ -45,11 +48,13 @@ class CheckReport:
         findings: Errors first, then warnings and notes.
         splits: Cases and groups of each split, and its cases of each class: one row a split.
         presence: How many cases have each modality, and each mask: one row a modality, one column a split.
+        lone: The modalities of which alone no class can be learned, and what their training cases all are.
     """
 
     findings: tuple[Finding, ...]
     splits: pd.DataFrame
     presence: pd.DataFrame
+    lone: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -104,16 +109,19 @@ def check(
     notes += [note for name in modalities if name in texts.tokenizers for note in texts.tokens(name, cells[name])[1]]
     findings += [Finding("note", note) for note in notes]
     findings.sort(key=lambda finding: list(STYLES).index(finding.severity))
+    lone = lone_classes(dataset, cases, present) if labelled else {}
     present = present.join(drawn)
     by_split = present.groupby(cases["split"]).sum().reindex(list(SPLITS), fill_value=0).T
-    return CheckReport(tuple(findings), _split_table(dataset, cases), by_split)
+    return CheckReport(tuple(findings), _split_table(dataset, cases), by_split, lone)
 
 
 def print_report(report: CheckReport, console: Console) -> None:
-    """Print the tables and the findings."""
+    """Print the tables, rows and columns exchanged where a table is too wide for the console, and the findings."""
     for title, frame in (("split", report.splits), ("cases with", report.presence)):
         if not frame.empty:
-            console.print(_table(title, frame))
+            table = _table(title, frame)
+            needed = Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum
+            console.print(table if needed <= console.width else _table(title, frame.T))
     for finding in report.findings:
         console.print(f"[{STYLES[finding.severity]}]{finding.severity}[/]: {escape(finding.message)}", soft_wrap=True)
     count = sum(finding.severity == "error" for finding in report.findings)

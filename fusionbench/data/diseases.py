@@ -68,15 +68,31 @@ DISEASES: dict[str, tuple[str, str]] = {
     "malattia leventinese": (INHERITED, _OMMBID),
 }
 # A name that states its mode of inheritance, such as the paper's "AR Retinitis Pigmentosa".
-_MODE = re.compile(r"(?:ar|ad|xl|x-linked|autosomal[ -](?:recessive|dominant)|mitochondrial)[ -]+(?=\S)")
+_MODE = re.compile(
+    r"(?:(?P<short>ar|ad|xl)|x-linked|autosomal[ -](?:recessive|dominant)|mitochondrial)[ -]+(?P<disease>\S.*)"
+)
+# Sorts of disease before whose name AR, AD and XL can only be modes of inheritance. This list is ours.
+_SORT = re.compile(
+    r"\b(?:dystroph(?:y|ies)|(?:vitreo)?retinopathy|maculopathy|retinoschisis|choroideremia|retinitis pigmentosa|"
+    r"amaurosis|night blindness|(?:optic|chorioretinal) atrophy)\b"
+)
 
 
 def type_of(disease: str) -> str | None:
     """Return ``acquired`` or ``inherited``, or None for a disease that is not in the table.
 
-    Upper and lower case and spaces do not matter, and a stated mode of inheritance ("AR ...") is itself the answer.
+    Upper and lower case and spaces do not matter. A mode of inheritance in front ("autosomal recessive ...") is itself
+    the answer. Its abbreviations AR, AD and XL have other meanings, too, so they count only before a disease that is
+    inherited in the table or is named as a dystrophy, a retinopathy or the like. Before an acquired disease a mode
+    contradicts the table, and the type is unknown.
     """
     name = " ".join(disease.lower().split())
     if name in DISEASES:
         return DISEASES[name][0]
-    return INHERITED if _MODE.match(name) else None
+    stated = _MODE.fullmatch(name)
+    if stated is None:
+        return None
+    known = DISEASES.get(stated["disease"], (None,))[0]
+    if known is None and (not stated["short"] or _SORT.search(stated["disease"])):
+        return INHERITED
+    return INHERITED if known == INHERITED else None

@@ -94,6 +94,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _case_of(image: str) -> str:
     """Return the case that a photograph belongs to: ``SR0006`` of ``SR0006_2.jpg``."""
+    if Path(image).name != image:
+        raise UserError(f"'{image}' in stonerounds.csv has a folder: give the name of a file in images/ alone")
     name = NAME.fullmatch(Path(image).stem)
     if name is None:
         raise UserError(f"'{image}' in stonerounds.csv is not named after its case, such as SR0006.jpg or SR0006_2.jpg")

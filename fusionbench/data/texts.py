@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from fusionbench.data.base import Dataset
-from fusionbench.types import Tokenizer
+from fusionbench.types import ModalitySpec, Tokenizer
 
 SEED = 0  # of the order in which texts change hands
 UNCUT = 10**7  # tokens: more than any text has
+_AT_ONCE = 256  # texts that are tokenised whole
 _FINDINGS, _IMPRESSION = (re.compile(rf"\b{heading}\s*:", re.IGNORECASE) for heading in ("findings", "impression"))
 
 
@@ -49,6 +50,8 @@ class TextReader:
             given = [text.strip() if isinstance(text, str) else "" for text in cases[name]]
             read[name] = self._content(given, dataset, cases)
             notes += self._missing(name, given, read[name])
+            if self.content not in ("full", "shuffled") and any(given) and _plain(given) == _plain(read[name]):
+                notes.append(f"data.text.content={self.content} changes no text of '{name}'")
             if self.content == "shuffled" and (kept := _own(given, cases["split"], cases["group_id"])):
                 notes.append(f"{kept} texts of '{name}' could not be given to another patient of their split")
         return cases.assign(**read), notes
@@ -77,12 +80,29 @@ class TextReader:
         tokenizer = self.tokenizers[name]
         ids = tokenizer(list(texts), self.length)
         full = [text for text, own in zip(texts, ids, strict=True) if len(own) >= self.length]
-        lengths = [len(own) for own in tokenizer(full, UNCUT)] if full else []
-        longer = [length for length in lengths if length > self.length]
+        longer = [length for length in _lengths(tokenizer, full) if length > self.length]
         if not longer:
             return ids, []
         told = f"{len(longer):,} of {len(texts):,} texts of '{name}' have more than {self.length:,} tokens and are cut"
         return ids, [f"{told} (longest: {max(longer):,}): set data.text_length"]
+
+
+def unread(content: str, modalities: Mapping[str, ModalitySpec]) -> list[str]:
+    """Return a note if a content of texts is asked for and no modality is a text."""
+    if content == "full" or any(spec.kind == "text" for spec in modalities.values()):
+        return []
+    return [f"data.text.content={content} changes nothing, since {', '.join(modalities)} are read, and no text"]
+
+
+def _plain(texts: Sequence[str]) -> list[str]:
+    """Return texts without what ``label_free`` changes in passing: capitals and white space."""
+    return [" ".join(text.lower().split()) for text in texts]
+
+
+def _lengths(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[int]:
+    """Yield how many tokens each text has, with the tokens of a few texts at a time in memory."""
+    for start in range(0, len(texts), _AT_ONCE):
+        yield from [len(own) for own in tokenizer(list(texts[start : start + _AT_ONCE]), UNCUT)]
 
 
 def findings(text: str) -> str:
@@ -126,8 +146,9 @@ def _other_patients(texts: Sequence[str], splits: pd.Series, groups: pd.Series) 
 
     In random order of groups, each with its cases side by side, every case takes the text that lies as far on as the
     largest group is long: nobody's own as long as no group has more than half of the split's texts. Cases without a
-    text stay without, and each text is used once.
+    text stay without, and each text is used once. Cases without a split are a split of their own.
     """
+    splits = splits.astype(object).where(splits.notna(), "")
     rows, rng = np.arange(len(texts)), np.random.default_rng(SEED)
     there = np.array([bool(text) for text in texts], bool)
     for split in sorted(splits.unique()):

@@ -96,6 +96,24 @@ def members(dataset: Dataset, cases: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def lone_classes(dataset: Dataset, cases: pd.DataFrame, present: pd.DataFrame) -> dict[str, str]:
+    """Return the modalities of which alone no class can be learned, and what their training cases all are.
+
+    Args:
+        dataset: Whose table it is.
+        cases: The table, with labels.
+        present: Whether each case has each modality (bool, cases x modalities).
+    """
+    belongs = members(dataset, cases)[cases["split"] == "train"]
+    lone = {}
+    for name in present:
+        own = belongs[present[name].loc[belongs.index]]
+        if not (own.any() & ~own.all()).any():
+            alike = ", ".join(f"'{label}'" for label in own.columns[own.all()])
+            lone[str(name)] = alike if alike and not dataset.multilabel else "the same in every class"
+    return lone
+
+
 def structure_findings(dataset: Dataset, cases: pd.DataFrame, modalities: Sequence[str]) -> Iterator[Finding]:
     """Find what makes the table unreadable for any further check."""
     masks = [name for name, picture in dataset.masks.items() if picture in modalities]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fusionbench.layers.adaptable import Adaptable
-from fusionbench.layers.layer_adapter import LayerAdapter
+from fusionbench.layers.layer_adapter import Layer, LayerAdapter
 from fusionbench.types import ModalitySpec
 
 
@@ -104,19 +104,23 @@ class Encoder(Adaptable, ABC):
             specs: What the modality of each view is made of, in the order of the views.
         """
 
-    def bound_layer(self, index: int, tokens: Tokens) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """Return ``layer(index)`` for a sequence, for encoders that must know more of it than values and mask."""
-        return partial(self.layer, index)
+    def bound_layers(self, tokens: Tokens) -> Callable[[int, Tensor, Tensor | None], Tensor]:
+        """Return ``layer`` for one sequence; asked for once by each ``encode``, before the first layer.
+
+        For encoders that must know more of a sequence than values and mask, or that make something for all layers.
+        """
+        return self.layer
 
     def encode(self, tokens: Tokens, start: int = 0, stop: int | None = None, views: tuple[int, ...] = (0,)) -> Tokens:
         """Run layers ``start`` to ``stop``, the rows being those of the given views in equal parts."""
         last = self.depth if stop is None else stop
-        values, side = tokens.values, tokens.side
+        values, side, layers = tokens.values, tokens.side, self.bound_layers(tokens)
         for index in range(start, last):
+            given = (partial(layers, index), index, values, side, tokens, views)
             if self.checkpointing and torch.is_grad_enabled():  # a frozen backbone never is in training mode
-                values, side = checkpoint(self._layer, index, values, side, tokens, views, use_reentrant=False)
+                values, side = checkpoint(self._layer, *given, use_reentrant=False)
             else:
-                values, side = self._layer(index, values, side, tokens, views)
+                values, side = self._layer(*given)
         done = replace(tokens, values=values, side=side)
         return self.fold(done) if last == self.depth else done
 
@@ -127,11 +131,10 @@ class Encoder(Adaptable, ABC):
         return replace(tokens, values=self.around.fold(tokens.values, tokens.side), side=None)
 
     def _layer(
-        self, index: int, values: Tensor, side: Tensor | None, tokens: Tokens, views: tuple[int, ...]
+        self, layer: Layer, index: int, values: Tensor, side: Tensor | None, tokens: Tokens, views: tuple[int, ...]
     ) -> tuple[Tensor, Tensor | None]:
         """Run one layer for given views; selected in here, since checkpointing calls it again in the backward pass."""
         with self.selector.select(views):
-            layer = self.bound_layer(index, tokens)
             if self.around is None:
                 return layer(values, tokens.mask), side
             return self.around.run(index, layer, values, tokens.mask, side, tokens.appended)

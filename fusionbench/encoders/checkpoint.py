@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -117,7 +118,8 @@ def _content(path: Path, names: set[str] | None) -> Iterator[tuple[str, Tensor |
             for name in file.keys() if names is None else sorted(names):
                 yield name, None if names is None else file.get_tensor(name)
     else:
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        is_mappable = is_zipfile(path)  # torch before 1.6 wrote plain pickles
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
         for name in sorted(state if names is None else names):
             yield name, None if names is None else state[name]
 

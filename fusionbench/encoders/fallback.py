@@ -30,8 +30,9 @@ def settled(config: Config) -> Config:
 def notes(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return a sentence for each modality whose settled encoder node, given by modality, starts from its fallback."""
     return {
-        name: f"the encoder of '{name}' starts from {node['fallback']}, not from '{node['model']}', which could not be "
-        f"had from the hub (encoder.{name}.fallback=null tells why)"
+        name: f"the encoder of '{name}' starts from its fallback {node['fallback']}, not from '{node['model']}' "
+        f"(encoder.{name}.weights=hub with encoder.{name}.fallback=null takes that, or tells why the hub does not give "
+        "it)"
         for name, node in nodes.items()
         if _falls_back(node)
     }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.encoders.base import attention_mask
+from fusionbench.encoders.hf_config import makes, model_type, random_config
 from fusionbench.encoders.weights import hub_failed, weights_path
 from fusionbench.errors import UserError, check_number, nearest
 
@@ -128,25 +129,12 @@ def _random(config: Mapping[str, Any]) -> nn.Module:
     """
     from transformers import CONFIG_MAPPING, AutoModel
 
-    kind = config.get("model_type")
-    if kind is None:
-        raise UserError("random weights need 'encoder.config', e.g. {model_type: bert, hidden_size: 64, ...}")
+    kind = model_type(config, example="bert")
     if kind not in CONFIG_MAPPING:
         raise UserError(f"transformers has no 'encoder.config.model_type' {kind!r}{nearest(str(kind), _FAMILIES)}")
-    of_kind: Any = CONFIG_MAPPING[kind]
-    known = {*of_kind().to_dict(), *of_kind.attribute_map}
-    for key in config:
-        if key not in known:
-            raise UserError(f"a {kind} has no 'encoder.config.{key}'{nearest(str(key), known)}")
-    try:
-        settings = of_kind(**{key: value for key, value in config.items() if key != "model_type"})
-        for name in _SIZES:
-            check_number(f"encoder.config.{name}", getattr(settings, name, 1), least=1)
+    settings = random_config(config, _SIZES)
+    with makes(kind):
         net: nn.Module = AutoModel.from_config(settings)
-    except UserError:
-        raise
-    except Exception as error:  # transformers, the hub client and torch each have their own
-        raise UserError(f"'encoder.config' makes no {kind}: {' '.join(str(error).split())[:200]}") from None
     return net
 
 

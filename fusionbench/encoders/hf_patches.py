@@ -60,7 +60,8 @@ class HFPatches(Encoder):
         """Give each view a stem of its own."""
         stems = [PatchStem(self.width, patch=self.patch, size=spec.size) for spec in specs]
         self.stem, self.embeds_by_view = EachView(self.selector, stems), True
-        self.sequence = stems[0].count
+        counts = {stem.count for stem in stems}
+        self.sequence = counts.pop() if len(counts) == 1 else None
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn pictures (B, 3, H, W) of the modality's size into patches with their positions, (B, N, D)."""

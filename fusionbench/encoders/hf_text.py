@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusionbench.encoders import hf_models
 from fusionbench.encoders.base import Encoder, Tokens, mean_of_own
-from fusionbench.encoders.hf_tokenizer import HFTokenizer
+from fusionbench.encoders.hf_tokenizer import HFTokenizer, check_tokenizer
 from fusionbench.errors import UserError
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec, Tokenizer
@@ -65,26 +65,14 @@ class HFText(Encoder):
         return HFTokenizer(options)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Refuse a tokenizer made for another model, whose padding would be read or whose words have no embedding.
-
-        Args:
-            tokenizer: Its ``size``, if it has one, is one more than its highest token id.
+        """Refuse a tokenizer made for another model.
 
         Raises:
             UserError: The padding token is another, or the model's vocabulary is too small.
         """
         net: Any = self.net
-        words, size = int(net.get_input_embeddings().num_embeddings), int(getattr(tokenizer, "size", 0))
-        if tokenizer.pad_id != self.pad_id:
-            raise UserError(
-                f"the tokenizer pads with token {tokenizer.pad_id}, but the text encoder with {self.pad_id}: give the "
-                "model's own by encoder.tokenizer"
-            )
-        if size > words:
-            raise UserError(
-                f"the tokenizer has {size} words, but the text encoder only {words}: give the model's own by "
-                "encoder.tokenizer"
-            )
+        words = int(net.get_input_embeddings().num_embeddings)
+        check_tokenizer(tokenizer, reader="text encoder", pad_id=self.pad_id, words=words)
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn token ids (B, L) into embeddings (B, L, D); padding is masked, the first token never is.

@@ -8,8 +8,10 @@ from typing import Any
 
 from fusionbench.encoders.weights import weights_path
 from fusionbench.errors import UserError
+from fusionbench.types import Tokenizer
 
 _AT_ONCE = 256  # texts: enough to keep all cores busy, while what is cut off stays in memory for so many alone
+_WHOLE = 10**7  # tokens: more than any text has
 _FILES = ("tokenizer.json", "*.model", "vocab.*")
 
 
@@ -55,14 +57,13 @@ class HFTokenizer:
         """Return token ids, cut to ``max_length``.
 
         Without special tokens the padding id is never inside a text, where it would be masked: what a tokenizer maps to
-        it (unknown words, if the unknown token pads) is left out, and of an empty text it is all there is.
+        it (unknown words, if the unknown token pads) is left out before a text is cut, and of an empty text it is all
+        there is.
         """
         ids: list[list[int]] = []
         for start in range(0, len(texts), _AT_ONCE):
-            ids += self._ids(texts[start : start + _AT_ONCE], max_length)
-        if self._special:
-            return ids
-        return [_without(self.pad_id, own) or [self.pad_id] for own in ids]
+            ids += self._without_padding(texts[start : start + _AT_ONCE], max_length)
+        return ids
 
     def spelled(self, text: str) -> list[int]:
         """Return the token ids of a text, whole and with nothing around; a special token that it spells is that one."""
@@ -72,6 +73,15 @@ class HFTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text that token ids spell, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _without_padding(self, texts: list[str], max_length: int) -> list[list[int]]:
+        """Return the ids of a few texts; a text that has the padding id is read whole, freed of it, and cut."""
+        ids = self._ids(texts, max_length)
+        holed = [] if self._special else [index for index, own in enumerate(ids) if self.pad_id in own or not own]
+        whole = self._ids([texts[index] for index in holed], _WHOLE) if holed else []
+        for index, own in zip(holed, whole, strict=True):
+            ids[index] = [token for token in own if token != self.pad_id][:max_length] or [self.pad_id]
+        return ids
 
     def _ids(self, texts: list[str], max_length: int) -> list[list[int]]:
         out = self._tokenizer(
@@ -99,8 +109,23 @@ def padding_id(tokenizer: Any) -> int | None:  # noqa: ANN401 - transformers' to
     return None
 
 
-def _without(token_id: int, ids: list[int]) -> list[int]:
-    return [i for i in ids if i != token_id] if token_id in ids else ids
+def check_tokenizer(tokenizer: Tokenizer, *, reader: str, pad_id: int, words: int) -> None:
+    """Refuse a tokenizer made for another model, whose padding would be read or whose words have no embedding.
+
+    Args:
+        tokenizer: Its ``size``, if it has one, is one more than its highest token id.
+        reader: What the sentence calls the model, e.g. ``text encoder``.
+        pad_id: Id of the token that the model takes for padding.
+        words: How many token ids the model has an embedding of.
+
+    Raises:
+        UserError: The padding token is another, or the model's vocabulary is too small.
+    """
+    size, remedy = int(getattr(tokenizer, "size", 0)), "give the model's own by encoder.tokenizer"
+    if tokenizer.pad_id != pad_id:
+        raise UserError(f"the tokenizer pads with token {tokenizer.pad_id}, but the {reader} with {pad_id}: {remedy}")
+    if size > words:
+        raise UserError(f"the tokenizer has {size} words, but the {reader} only {words}: {remedy}")
 
 
 def _read(source: str) -> Any:  # noqa: ANN401

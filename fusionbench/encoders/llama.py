@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.encoders.base import Encoder, Tokens, attention_mask, mean_of_own
-from fusionbench.encoders.hf_tokenizer import HFTokenizer
-from fusionbench.encoders.llama_weights import DecoderSource
+from fusionbench.encoders.hf_tokenizer import HFTokenizer, check_tokenizer
+from fusionbench.encoders.llama_weights import DecoderSource, precision, widen
 from fusionbench.errors import UserError
 from fusionbench.layers.decoder_mask import decoder_mask, encoder_roles
+from fusionbench.layers.decoder_pass import DecoderPass
 from fusionbench.layers.decoder_positions import DecoderPositions
 from fusionbench.layers.patch_stem import PatchStem
 from fusionbench.layers.per_view import EachView
@@ -31,6 +31,8 @@ _SITES = {
     "fc1": "mlp.up_proj",
     "fc2": "mlp.down_proj",
 }
+
+_Shared = tuple[Tensor | None, tuple[Tensor, Tensor]]
 
 
 @register
@@ -64,7 +66,7 @@ class Llama(Encoder):
             in "Seeing is Understanding" (AKI, arXiv 2503.02597).
         mask_padding: Whether padding is hidden from the other tokens; false is the authors' code. The pooling and a
             strategy's own layers never read padding.
-        dtype: Of the frozen weights.
+        dtype: Of the frozen weights, those of a strategy's blocks that start from the decoder's layers included.
         checkpointing: Recompute layers in the backward pass to save memory.
     """
 
@@ -95,6 +97,7 @@ class Llama(Encoder):
         self.source = DecoderSource(self.options)
         self.held: torch.dtype = getattr(torch, dtype)
         self.net: Any = self.source.build(layers, self.held)
+        self.word_seed = self.source.draw_seed()
         self.net.norm.float()
         decoder_layers: Any = self.net.layers
         self.width, self.depth = int(self.source.config.hidden_size), len(decoder_layers)
@@ -121,37 +124,28 @@ class Llama(Encoder):
             option: What the config calls ``indexes``, for errors.
 
         Returns:
-            transformers' decoder layers, in float32 whatever the encoder's ``dtype``, random if its weights are;
-            ``self_attn.config`` tells widths and heads.
+            transformers' decoder layers, in the encoder's ``dtype``, random if its weights are; ``self_attn.config``
+            tells widths and heads.
 
         Raises:
             UserError: The decoder has no such layer, or its checkpoint does not fit.
         """
-        net: Any = DecoderSource(options).build(indexes, option=option)
+        net: Any = DecoderSource(options).build(indexes, getattr(torch, options.get("dtype", "float32")), option)
         return list(net.layers)
 
     def furnish(self, specs: Sequence[ModalitySpec]) -> None:
         """Give each view of pictures its stem, and text its token embedding; hold what is trained in float32."""
         self._make_own(specs, frozen=True)
-        for parameter in self.parameters():
-            if parameter.requires_grad and parameter.dtype == self.held:
-                parameter.data = parameter.data.float()
+        widen(self, self.held)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Refuse a tokenizer made for another model, whose padding would be read or whose words have no embedding.
-
-        Args:
-            tokenizer: Its ``size``, if it has one, is one more than its highest token id.
+        """Refuse a tokenizer made for another model.
 
         Raises:
             UserError: The padding token is another, or the model's vocabulary is too small.
         """
-        words, size = int(self.source.config.vocab_size), int(getattr(tokenizer, "size", 0))
-        remedy = "give the model's own by encoder.tokenizer"
-        if (pad := tokenizer.pad_id) != self.pad_id:
-            raise UserError(f"the tokenizer pads with token {pad}, but the decoder with {self.pad_id}: {remedy}")
-        if size > words:
-            raise UserError(f"the tokenizer has {size} words, but the decoder only {words}: {remedy}")
+        words = int(self.source.config.vocab_size)
+        check_tokenizer(tokenizer, reader="decoder", pad_id=self.pad_id, words=words)
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn token ids (B, L) or pixels (B, 3, H, W) into tokens (B, N, D); of a text, the first is never masked.
@@ -172,11 +166,11 @@ class Llama(Encoder):
 
     def layer(self, index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """Run one decoder layer on a sequence of the encoder's own tokens."""
-        return self._run(index, 0, values_BND, mask_BN)
+        return self.bound_layers(Tokens(values_BND, mask_BN))(index, values_BND, mask_BN)
 
-    def bound_layer(self, index: int, tokens: Tokens) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """Return a decoder layer that knows how many tokens a strategy has put behind the encoder's own."""
-        return partial(self._run, index, tokens.appended)
+    def bound_layers(self, tokens: Tokens) -> Callable[[int, Tensor, Tensor | None], Tensor]:
+        """Return the layers for a sequence, some of whose last tokens a strategy may have put there."""
+        return partial(self._run, DecoderPass(partial(self._shared, tokens.appended)))
 
     def pool(self, tokens: Tokens) -> Tensor:
         """Return the normed last valid token of the encoder's own, or the mean over them, (B, D)."""
@@ -211,7 +205,7 @@ class Llama(Encoder):
             counts = {stem.count if isinstance(stem, PatchStem) else None for stem in stems}
             self.sequence = counts.pop() if len(counts) == 1 else None
         if not all(self.is_image) and self.net.embed_tokens is None:
-            self.net.embed_tokens = self.source.words(self.held).requires_grad_(not frozen)
+            self.net.embed_tokens = self.source.words(self.held, self.word_seed).requires_grad_(not frozen)
             self.pad_id = self._padding()
 
     def _padding(self) -> int:
@@ -220,16 +214,17 @@ class Llama(Encoder):
             return int(self.source.config.pad_token_id or 0)
         return int(self.load_tokenizer(self.options).pad_id)
 
-    def _run(self, index: int, appended: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+    def _run(self, shared: DecoderPass[_Shared], index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """Run a layer on own tokens and, behind them, appended ones."""
-        mask_BN = self._readable(mask_BN, appended)
-        with self._precision(values_BND.device):
-            out: Tensor = self.net.layers[index](
-                values_BND,
-                attention_mask=self._attention(values_BND, mask_BN, appended),
-                position_embeddings=self.positions(values_BND, mask_BN),
-            )
+        attention, angles = shared(values_BND, mask_BN)
+        with precision(self.held, values_BND.device):
+            out: Tensor = self.net.layers[index](values_BND, attention_mask=attention, position_embeddings=angles)
         return out.to(values_BND.dtype)
+
+    def _shared(self, appended: int, values_BND: Tensor, mask_BN: Tensor | None) -> _Shared:
+        """Return what all layers need of a sequence: which keys each query sees, and RoPE's cosines and sines."""
+        mask_BN = self._readable(mask_BN, appended)
+        return self._attention(values_BND, mask_BN, appended), self.positions(values_BND, mask_BN)
 
     def _readable(self, mask_BN: Tensor | None, appended: int) -> Tensor | None:
         """Open the padding of a text if it shall be read."""
@@ -244,7 +239,3 @@ class Llama(Encoder):
             return attention_mask(mask_BN)
         images = [self.is_image[view] for view in self.selector.indices]
         return decoder_mask(encoder_roles(images, values_BND, appended), mask_BN, causal=True, mutual=self.mutual)
-
-    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        is_short = self.held != torch.float32
-        return torch.autocast(device.type, dtype=self.held) if is_short else nullcontext()

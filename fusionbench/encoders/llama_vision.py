@@ -72,7 +72,7 @@ class LlamaVision(VisionLanguage):
         super().__init__(spec, checkpointing)
         named: dict[str, Any] = {"weights": weights, "model": model, "tokenizer": tokenizer, "config": config}
         self.decoder = Llama(spec, **named, layers=layers, rope=True, causal=True)
-        self.width = self.decoder.width
+        self.width, self.longest = self.decoder.width, int(self.decoder.source.config.max_position_embeddings)
         self._arrange(cross_places(self.decoder.depth) if at is None else at)
         source = self.decoder.source
         self.head = None if source.config.tie_word_embeddings else _head(source)

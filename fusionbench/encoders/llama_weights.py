@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from fusionbench.encoders.checkpoint import Checkpoint
+from fusionbench.encoders.hf_config import model_type, random_config
 from fusionbench.encoders.weights import weights_path
-from fusionbench.errors import UserError, check_number, nearest
+from fusionbench.errors import UserError, nearest
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -63,16 +65,29 @@ class DecoderSource:
         net.load_state_dict(self.checkpoint.read(wanted, dtype), assign=True)
         return net
 
-    def words(self, dtype: torch.dtype = torch.float32) -> nn.Embedding:
+    def draw_seed(self) -> int:
+        """Return a seed for ``words``, drawn if the weights are random, so that these do not depend on when they are.
+
+        Drawn right behind ``build``, whatever else is drawn before an encoder is asked for its first text.
+        """
+        return int(torch.randint(2**62, (), device="cpu")) if self.checkpoint is None else 0
+
+    def words(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Embedding:
         """Return the token embedding.
+
+        Args:
+            dtype: Of the weights.
+            seed: Of random weights; the caller's random state is left as it is.
 
         Raises:
             UserError: The checkpoint does not fit its config.
         """
         size, width = int(self.config.vocab_size), int(self.config.hidden_size)
         if self.checkpoint is None:
-            made = nn.Embedding(size, width, dtype=dtype)
-            nn.init.normal_(made.weight, std=self.config.initializer_range)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                made = nn.Embedding(size, width, dtype=dtype)
+                nn.init.normal_(made.weight, std=self.config.initializer_range)
             return made
         made = nn.Embedding(size, width, dtype=dtype, device="meta")
         wanted = {"weight": ("embed_tokens.weight", made.weight.shape)}
@@ -100,6 +115,18 @@ class DecoderSource:
         return places
 
 
+def widen(layers: nn.Module, held: torch.dtype) -> None:
+    """Hold in float32 what is trained of layers that are held in ``held``, since it would lose small updates."""
+    for parameter in layers.parameters():
+        if parameter.requires_grad and parameter.dtype == held:
+            parameter.data = parameter.data.float()
+
+
+def precision(held: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which layers held in ``held`` run: products in that type, unless it is float32."""
+    return nullcontext() if held == torch.float32 else torch.autocast(device.type, dtype=held)
+
+
 def _cut(config: Any, places: Sequence[int]) -> Any:  # noqa: ANN401 - a transformers config
     """Return the config of a decoder of some layers alone."""
     cut = copy.deepcopy(config)
@@ -114,6 +141,7 @@ def _bare(config: Any, places: Sequence[int], dtype: torch.dtype) -> nn.Module: 
     from transformers import AutoModel
 
     net: nn.Module = AutoModel.from_config(_cut(config, places), attn_implementation="sdpa", dtype=dtype)
+    net.places = tuple(places)  # type: ignore[assignment] # by which adapt/peft_files.py names the layers
     net.register_module("embed_tokens", None)
     net.register_module("rotary_emb", None)
     for layer in net.layers:  # type: ignore[union-attr]
@@ -146,24 +174,8 @@ def _read_config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - a transformer
 
 
 def _random_config(options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a transformers config
-    from transformers import CONFIG_MAPPING
-
-    kind = options.get("model_type")
-    if kind is None:
-        raise UserError("random weights need 'encoder.config', e.g. {model_type: llama, hidden_size: 64, ...}")
-    _check_family(str(kind))
-    of_kind: Any = CONFIG_MAPPING[kind]
-    known = {*of_kind().to_dict(), *of_kind.attribute_map}
-    for key in options:
-        if key not in known:
-            raise UserError(f"a {kind} has no 'encoder.config.{key}'{nearest(str(key), known)}")
-    try:
-        config = of_kind(**{key: value for key, value in options.items() if key != "model_type"})
-    except Exception as error:  # transformers and the hub client raise many kinds
-        raise UserError(f"'encoder.config' makes no {kind}: {' '.join(str(error).split())[:200]}") from None
-    for name in _SIZES:
-        check_number(f"encoder.config.{name}", getattr(config, name), least=1)
-    return config
+    _check_family(str(model_type(options, "llama")))
+    return random_config(options, _SIZES)
 
 
 def _check_family(kind: str) -> None:

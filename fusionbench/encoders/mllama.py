@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,11 +11,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fusionbench.encoders.base import Tokens
-from fusionbench.encoders.hf_tokenizer import HFTokenizer
+from fusionbench.encoders.hf_tokenizer import HFTokenizer, check_tokenizer
+from fusionbench.encoders.llama_weights import precision, widen
 from fusionbench.encoders.mllama_weights import MllamaSource
 from fusionbench.encoders.vision_language import Memory, Pixels, VisionLanguage
 from fusionbench.errors import UserError
 from fusionbench.layers.decoder_positions import DecoderPositions
+from fusionbench.layers.decoder_readout import last_token
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec, Tokenizer
 
@@ -92,30 +93,15 @@ class Mllama(VisionLanguage):
 
     def furnish(self, specs: Sequence[ModalitySpec]) -> None:
         """Hold what the tuning method trains in float32."""
-        for parameter in self.parameters():
-            if parameter.requires_grad and parameter.dtype == self.held:
-                parameter.data = parameter.data.float()
+        widen(self, self.held)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Refuse a tokenizer made for another model, whose padding would be read or whose words have no embedding.
-
-        Args:
-            tokenizer: Its ``size``, if it has one, is one more than its highest token id.
+        """Refuse a tokenizer made for another model.
 
         Raises:
             UserError: The padding token is another, or the model's vocabulary is too small.
         """
-        size = int(getattr(tokenizer, "size", 0))
-        if tokenizer.pad_id != self.pad_id:
-            raise UserError(
-                f"the tokenizer pads with token {tokenizer.pad_id}, but the decoder with {self.pad_id}: give the "
-                "model's own by encoder.tokenizer"
-            )
-        if size > self.words:
-            raise UserError(
-                f"the tokenizer has {size} words, but the decoder only {self.words}: give the model's own by "
-                "encoder.tokenizer"
-            )
+        check_tokenizer(tokenizer, reader="decoder", pad_id=self.pad_id, words=self.words)
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn token ids (B, L) into tokens (B, L, D); padding is masked, but never the first.
@@ -147,22 +133,19 @@ class Mllama(VisionLanguage):
             return values_BND if memory is None else self._read(layer, values_BND, memory)
         rotary: Any = self.positions.rotary
         angles = rotary.to(values_BND.device)(values_BND, positions_BN)
-        with self._precision(values_BND.device):
+        with precision(self.held, values_BND.device):
             out: Tensor = layer(values_BND, attention_mask=mask_BNN[:, None], position_embeddings=angles)
         return out.to(values_BND.dtype)
 
     def vocabulary(self, values_BND: Tensor) -> Tensor:
         """Apply the final norm and the language head: logits (B, N, V)."""
-        with self._precision(values_BND.device):
+        with precision(self.held, values_BND.device):
             out: Tensor = self.net.lm_head(self._decoder.norm(values_BND))
         return out.to(values_BND.dtype)
 
     def pool(self, tokens: Tokens) -> Tensor:
         """Return the normed last valid token, (B, D)."""
-        values, mask = tokens.values, tokens.mask
-        open_BN = torch.ones_like(values[..., 0], dtype=torch.bool) if mask is None else mask
-        last_B = (torch.arange(values.shape[1], device=values.device) * open_BN).argmax(dim=1)
-        out: Tensor = self._decoder.norm(values[torch.arange(len(last_B), device=values.device), last_B])
+        out: Tensor = self._decoder.norm(last_token(tokens.values, tokens.mask))
         return out
 
     def linear_sites(self) -> dict[str, list[str]]:
@@ -188,7 +171,7 @@ class Mllama(VisionLanguage):
         tiles = F.pad(tile_BCHW[:, None, None], (0, 0, 0, 0, 0, 0, 0, self.tiles - 1))
         used = torch.arange(self.tiles, device=device).eq(0).long().expand(count, 1, -1)
         ratio = torch.full((count, 1), self.one_tile, device=device)
-        with self._precision(device):
+        with precision(self.held, device):
             seen = self.net.model.vision_model(tiles, aspect_ratio_ids=ratio, aspect_ratio_mask=used)
             out: Tensor = self.net.model.multi_modal_projector(seen.last_hidden_state[:, 0, 0])
         return out.to(images_BCHW.dtype)
@@ -197,7 +180,7 @@ class Mllama(VisionLanguage):
         """Run a cross-attention layer; without a mask torch's attention would be causal there."""
         bias_BT = memory.tokens_BTD.new_zeros(memory.tokens_BTD.shape[:2]) if memory.bias_BT is None else memory.bias_BT
         some_B1 = (bias_BT > float("-inf")).any(dim=1, keepdim=True)
-        with self._precision(values_BND.device):
+        with precision(self.held, values_BND.device):
             out: Tensor = layer(
                 values_BND,
                 cross_attention_states=memory.tokens_BTD,
@@ -206,8 +189,3 @@ class Mllama(VisionLanguage):
                 full_text_row_masked_out_mask=None,
             )
         return torch.where(some_B1[..., None], out.to(values_BND.dtype), values_BND)
-
-    def _precision(self, device: torch.device) -> AbstractContextManager[object]:
-        if self.held == torch.float32:
-            return nullcontext()
-        return torch.autocast(device.type, dtype=self.held)

@@ -39,12 +39,14 @@ class VisionLanguage(Encoder):
 
     Attributes:
         cross_layers: Places, in the whole stack, of the layers that read the picture, rising. ``depth`` counts all.
+        longest: How many positions the decoder has, for a strategy's prompt and answers as well as for text.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("text",)
     takes_tokens: ClassVar[bool] = False
 
     cross_layers: tuple[int, ...]
+    longest: int
 
     @abstractmethod
     def see(self, images_BCHW: Tensor) -> Tensor:
@@ -133,5 +135,7 @@ class Pixels(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Map (B, 3, H, W) to the tower's normalisation and size."""
         if self.size is not None and images_BCHW.shape[-2:] != (self.size, self.size):
-            images_BCHW = F.interpolate(images_BCHW, size=(self.size, self.size), mode="bilinear", antialias=True)
+            wide = images_BCHW.to(torch.promote_types(images_BCHW.dtype, torch.float32))  # bfloat16 has no kernel
+            sized = F.interpolate(wide, size=(self.size, self.size), mode="bilinear", antialias=True)
+            images_BCHW = sized.to(images_BCHW.dtype)
         return images_BCHW * self.scale_C11 + self.shift_C11

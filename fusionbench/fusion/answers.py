@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fusionbench.adapt.views import EncoderPool, Views
 from fusionbench.encoders.vision_language import Memory, VisionLanguage
 from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.fusion.base import Criterion
@@ -133,9 +132,9 @@ class Answering(nn.Module):
         """Return the cross-entropy of the true answers' tokens, or the criterion when multi-label."""
         if self.multilabel:
             return criterion(logits_BK, target)
-        with torch.no_grad():  # of equal logits, the criterion of a case is its weight times log K
-            weight_B = criterion.each(torch.zeros_like(logits_BK), target) / math.log(logits_BK.shape[1])
-        return -(weight_B * logits_BK.gather(1, target[:, None])[:, 0]).mean()
+        told_B = logits_BK.gather(1, target[:, None])[:, 0]
+        weight_K: Tensor | None = getattr(criterion, "weight", None)
+        return -(told_B if weight_K is None else weight_K[target] * told_B).mean()
 
     def _layout(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """Return mask (B, N, N) and positions (B, N) of prompt and names."""
@@ -164,59 +163,14 @@ def _mean(values_BPD: Tensor, open_BP: Tensor) -> Tensor:
     return (values_BPD * weight_BP1).sum(dim=1) / weight_BP1.sum(dim=1)
 
 
-def picture_and_text(problem: Problem, fusion: str) -> tuple[str, str]:
-    """Return the names of the one modality of pictures and the one of texts.
-
-    Raises:
-        UserError: There are others.
-    """
-    kinds = {name: "picture" if spec.is_image else spec.kind for name, spec in problem.modalities.items()}
-    if sorted(kinds.values()) != ["picture", "text"]:
-        given = ", ".join(f"{name} ({spec.kind})" for name, spec in problem.modalities.items())
-        raise UserError(f"fusion '{fusion}' takes one modality of pictures and one of texts, not {given}")
-    picture, text = sorted(kinds, key=lambda name: kinds[name])
-    return picture, text
-
-
-def load_tokenizer(pool: EncoderPool, modality: str) -> LanguageTokenizer:
-    """Return the tokenizer of a modality's language model.
-
-    Raises:
-        UserError: Its encoder is no language model that reads pictures, or has no tokenizer.
-    """
-    kind, options = pool.nodes[modality]
-    if not issubclass(kind, VisionLanguage):
-        raise UserError(f"modality '{modality}' needs a language model that reads pictures: llama_vision or mllama")
-    load: Any = kind
-    made: LanguageTokenizer = load.load_tokenizer(options)
-    return made
-
-
-def language_model(views: Views, view: str) -> VisionLanguage:
-    """Return the language model behind a view, whose layers a strategy runs itself.
-
-    Raises:
-        UserError: The tuning method works around its layers.
-    """
-    encoder = views.encoder(view)
-    assert isinstance(encoder, VisionLanguage)
-    if encoder.around is not None:
-        raise UserError(
-            "this tuning method works around an encoder's layers, which the language model of this fusion runs "
-            "without; choose one that works inside of them, such as adapt=lora"
-        )
-    return encoder
-
-
-def open_memory(tokens_RTD: Tensor, present_R: Tensor | None, cases: int) -> Memory:
-    """Return the memory (B, S·T, D) of S pictures of each case, given by pictures; absent ones are closed."""
-    if present_R is None:
-        return case_memory(tokens_RTD, None, cases)
-    bias_RT = tokens_RTD.new_zeros(tokens_RTD.shape[:2]).masked_fill(~present_R[:, None], float("-inf"))
-    return case_memory(tokens_RTD, bias_RT, cases)
-
-
-def case_memory(tokens_RTD: Tensor, bias_RT: Tensor | None, cases: int) -> Memory:
-    """Put the tokens of all pictures of a case side by side."""
-    bias = None if bias_RT is None else bias_RT.reshape(cases, -1)
-    return Memory(tokens_RTD.reshape(cases, -1, tokens_RTD.shape[-1]), bias)
+@contextmanager
+def unwritten(network: nn.Module) -> Iterator[None]:
+    """Have a network write no answers for a while, only score them."""
+    writing = [m for m in network.modules() if isinstance(m, Answering) and m.writes]
+    for answering in writing:
+        answering.writes = False
+    try:
+        yield
+    finally:
+        for answering in writing:
+            answering.writes = True

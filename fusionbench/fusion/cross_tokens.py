@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -27,10 +27,11 @@ def raw_tokens(strategy: Strategy, embedded: Mapping[str, Tokens]) -> dict[str, 
         embedded: Values (B·S, N, D) by modality.
 
     Returns:
-        Values (B, S·N, D) and masks (B, S·N).
+        Values (B, S·N, D) and masks (B, S·N), in the strategy's order of modalities; ``embedded`` may have another.
     """
     out = {}
-    for name, t in embedded.items():
+    for name in strategy.names:
+        t = embedded[name]
         mask = None if t.mask is None else strategy.by_case(t.mask, name).flatten(1, 2)
         out[name] = Tokens(strategy.by_case(t.values, name).flatten(1, 2), mask)
     return out
@@ -61,14 +62,18 @@ def sequences(tokens: Mapping[str, Tokens]) -> dict[str, tuple[Tensor, Tensor | 
     return {name: (t.values, t.mask) for name, t in tokens.items()}
 
 
-def vocabulary(views: Views) -> int:
+def vocabulary(views: Views, names: Sequence[str]) -> int:
     """Return how many words the first text encoder has an embedding of.
+
+    Args:
+        views: Of the modalities, by their names.
+        names: The modalities in their order.
 
     Raises:
         UserError: No modality is text.
     """
-    for view in views.address:
-        tables = [m.num_embeddings for m in views.encoder(view).modules() if isinstance(m, nn.Embedding)]
-        if "text" in views.encoder(view).kinds and tables:
+    for name in names:
+        tables = [m.num_embeddings for m in views.encoder(name).modules() if isinstance(m, nn.Embedding)]
+        if "text" in views.encoder(name).kinds and tables:
             return max(tables)  # beside words, BERT has tables of positions and segments
     raise UserError("'fusion.through_vocabulary' needs a modality of kind text; leave it out or set it to false")

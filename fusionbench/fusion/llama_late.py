@@ -60,10 +60,10 @@ class LlamaLate(Strategy):
         super().__init__(problem)
         check_number("fusion.dropout", dropout, least=0, below=1)
         self.views = pool.views({name: name for name in self.names})
-        self.cross = CrossStack(pool, self.views, "fusion.cross", cross, complete=problem.complete)
+        self.cross = CrossStack(pool, self.views, problem, "fusion.cross", cross)
         width = self.cross.width
         self.projections = projections({name: self.views.width(name) for name in self.names}, width)
-        words = vocabulary(self.views) if through_vocabulary else None
+        words = vocabulary(self.views, self.names) if through_vocabulary else None
         self.readout = DecoderReadout(width, token=readout, vocabulary=words, dropout=dropout)
         self.head = linear(width, self.classes)
 

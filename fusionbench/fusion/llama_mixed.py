@@ -61,11 +61,11 @@ class LlamaMixed(Strategy):
         super().__init__(problem)
         check_number("fusion.dropout", dropout, least=0, below=1)
         self.views = pool.views({name: name for name in self.names})
-        self.cross = CrossStack(pool, self.views, "fusion.cross", cross, complete=problem.complete)
-        self.after = CrossStack(pool, self.views, "fusion.cross_after", cross_after, complete=problem.complete)
+        self.cross = CrossStack(pool, self.views, problem, "fusion.cross", cross)
+        self.after = CrossStack(pool, self.views, problem, "fusion.cross_after", cross_after)
         width = self.cross.width
         self.projections = projections({name: self.views.width(name) for name in self.names}, width)
-        words = vocabulary(self.views) if through_vocabulary else None
+        words = vocabulary(self.views, self.names) if through_vocabulary else None
         self.readout = DecoderReadout(width, token=readout, vocabulary=words, dropout=dropout)
         self.head = linear(width, self.classes)
 

@@ -11,18 +11,13 @@ from fusionbench.adapt.frozen import Frozen
 from fusionbench.adapt.views import EncoderPool, Views
 from fusionbench.encoders.unet import Pyramid, UNet
 from fusionbench.errors import UserError, check_number, nearest
-from fusionbench.fusion.answers import (
-    Answering,
-    case_memory,
-    language_model,
-    load_tokenizer,
-    open_memory,
-    picture_and_text,
-)
+from fusionbench.fusion.answers import Answering
 from fusionbench.fusion.base import Criterion, Strategy
 from fusionbench.fusion.depths import fused_layers
+from fusionbench.fusion.question import case_memory, language_model, load_tokenizer, picture_and_text, question
 from fusionbench.layers.cross_modal import CrossModal, Fused
 from fusionbench.layers.film import FiLM
+from fusionbench.layers.present_rows import PresentRows
 from fusionbench.layers.segmentation_loss import dice_scores, segmentation_loss
 from fusionbench.registry import register
 from fusionbench.types import Batch, Output, Problem
@@ -60,14 +55,15 @@ class MDF(Strategy):
         gate: Where the gate g of the joined tokens starts; 0 and 1 stay, closed and open. Only with ``query: unet``.
         grid: Places to a side to which each skip is averaged.
         heads: Heads of the cross-attention.
-        freeze: Of ``unet`` and ``language_model`` what is not trained, whatever the tuning method; layers that a
-            language model was given afresh, as in ``llama_vision``, are trained still.
+        freeze: Of ``unet`` and ``language_model`` what is not trained, whatever the tuning method. What starts at
+            random is trained still: the U-Net's mask decoder, and layers that a language model was given afresh, as in
+            ``llama_vision``.
         seg_weight: Weight of the mask's loss.
         prompt: What is asked: ``{text}`` stands for the case's text, which an absent one leaves empty, ``{classes}``
-            for the list of names. It goes on behind the text and ends without a space. Special tokens are spelled, so
-            for Llama 3.2 it begins with ``<|begin_of_text|>``.
+            for the list of names. It goes on behind the text, and has a space neither right before it nor at its end.
+            Special tokens are spelled, so for Llama 3.2 it begins with ``<|begin_of_text|>``.
         decode: ``likelihood``: the most likely name. ``generate``: beside it, in evaluation, the model writes and its
-            text is searched for a name, the longest first; a text that names none counts as wrong, as in the paper.
+            text is searched for names; one that names none counts as wrong, as in the paper, or several, as ours.
         max_new_tokens: How many tokens it writes at most.
     """
 
@@ -104,13 +100,13 @@ class MDF(Strategy):
         super().__init__(problem)
         check_number("fusion.seg_weight", seg_weight, least=0)
         self.picture, self.text = picture_and_text(problem, "mdf")
-        self.slices = problem.modalities[self.picture].instances
         self.mask, self.seg_weight = mask, seg_weight
         tokenizer = load_tokenizer(pool, self.text)
         self.answering = Answering(problem, tokenizer, prompt=prompt, decode=decode, max_new_tokens=max_new_tokens)
         self.views = _views(pool, self.picture, self.text, freeze)
         decoder, unet = language_model(self.views, self.text), self.unet()
-        _check_mask(mask, unet.segment, self.slices, cross)
+        unet.net.requires_grad_("unet" not in freeze)
+        _check_mask(mask, unet.segment, problem.modalities[self.picture].instances, cross)
         self.layers = fused_layers(decoder.cross_layers, len(unet.skip_channels), layers)
         self.first = len(unet.skip_channels) - len(self.layers)
         self.blocks, self.films = nn.ModuleDict(), nn.ModuleDict()
@@ -122,6 +118,15 @@ class MDF(Strategy):
                 )
             if film and mask is not None:
                 self.films[index] = FiLM(decoder.width, channels)
+        self.train()
+
+    def train(self, mode: bool = True) -> MDF:
+        """Keep a frozen U-Net encoder in evaluation mode, but not the mask decoder, which is trained still."""
+        super().train(mode)
+        unet = self.unet()
+        for part in (unet.decoder, unet.head) if unet.segment else ():
+            part.train(mode and all(p.requires_grad for p in part.parameters()))
+        return self
 
     @property
     def feature_views(self) -> tuple[str, ...]:
@@ -136,22 +141,18 @@ class MDF(Strategy):
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
         """Fuse the skips, score the names, and predict mask and, in evaluation, maps of attention."""
-        rows = self.present_inputs(inputs, present_BM)
-        here = dict(zip(self.names, present_BM.unbind(dim=1), strict=True))
-        encoder = language_model(self.views, self.text)
-        prompt = self.answering.wording.prompt(rows[self.text], here[self.text])
-        pyramid = self.unet().pyramid(rows[self.picture])
-        shown = None if self.problem.complete else here[self.picture].repeat_interleave(self.slices)
-        with encoder.selector.select((self.views.address[self.text][1],)):
-            seen = encoder.see(rows[self.picture])
-            fused = self._fuse(pyramid, seen, shown)
-            memories = dict.fromkeys(encoder.cross_layers, open_memory(seen, shown, len(present_BM)))
-            memories |= {i: case_memory(own.tokens, own.bias, len(present_BM)) for i, own in fused.items()}
-            reading = self.answering(encoder, prompt, memories, [int(i) for i in self.films])
-            answers = self.answering.answers(encoder, prompt, memories)
+        with question(self, inputs, present_BM) as asked:
+            rows, cases = asked.rows, len(present_BM)
+            with rows.alone(self.unet()):
+                pyramid = self.unet().pyramid(rows.take(asked.pictures))
+            fused = self._fuse([rows.put(skip) for skip in pyramid.skips], asked.seen, asked.shown)
+            memories = {i: case_memory(own.tokens, own.bias, cases) for i, own in fused.items()}
+            given = (asked.encoder, asked.prompt, asked.memories | memories)
+            reading = self.answering(*given, [int(i) for i in self.films])
+            answers = self.answering.answers(*given)
         maps = {f"attention/{i}": self._by_case_mean(own.map) for i, own in fused.items() if own.map is not None}
         if self.mask is not None:
-            maps[self.mask] = self.unet().decode(self._modulate(pyramid, reading.summaries))
+            maps[self.mask] = self._segment(pyramid, reading.summaries, rows)
         return Output(reading.logits, diagnostics=self._diagnostics(), maps=maps, answers=answers)
 
     def losses(self, output: Output, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
@@ -176,19 +177,20 @@ class MDF(Strategy):
         inside = {id(p) for own in parts.values() for p in own}
         return {**parts, "fusion": [p for p in _trained(self) if id(p) not in inside]}
 
-    def _fuse(self, pyramid: Pyramid, seen_RTD: Tensor, shown_R: Tensor | None) -> dict[int, Fused]:
+    def _fuse(self, skips: Sequence[Tensor], seen_RTD: Tensor, shown_R: Tensor | None) -> dict[int, Fused]:
         """Return what each fused layer reads, by pictures."""
-        skips = zip(self.layers, pyramid.skips[self.first :], strict=True)
-        blocks = ((i, self.blocks[str(i)], skip) for i, skip in skips if str(i) in self.blocks)
+        pairs = zip(self.layers, skips[self.first :], strict=True)
+        blocks = ((i, self.blocks[str(i)], skip) for i, skip in pairs if str(i) in self.blocks)
         return {i: block(skip, seen_RTD, shown_R, maps=not self.training) for i, block, skip in blocks}
 
-    def _modulate(self, pyramid: Pyramid, summaries: Mapping[int, Tensor]) -> Pyramid:
-        """Let what the language model made of a skip's layer scale and shift that skip."""
+    def _segment(self, pyramid: Pyramid, summaries: Mapping[int, Tensor], rows: PresentRows) -> Tensor:
+        """Let what the language model made of a skip's layer scale and shift that skip; return the mask's logits."""
         skips = list(pyramid.skips)
         for place, index in enumerate(self.layers, start=self.first):
             if index in summaries:
-                skips[place] = self.films[str(index)](skips[place], summaries[index])
-        return pyramid._replace(skips=skips)
+                skips[place] = self.films[str(index)](skips[place], rows.take(summaries[index]))
+        with rows.alone(self.unet()):
+            return rows.put(self.unet().decode(pyramid._replace(skips=skips)))
 
     def _by_case_mean(self, maps_RGG: Tensor) -> Tensor:
         """Average over the pictures of a case."""
@@ -213,7 +215,7 @@ class MDF(Strategy):
 
 
 def _views(pool: EncoderPool, picture: str, text: str, freeze: Sequence[str]) -> Views:
-    """Build U-Net and language model, frozen where it is asked for.
+    """Build U-Net and language model, the latter frozen where it is asked for.
 
     Raises:
         UserError: The pictures have another encoder, or there is no such part.
@@ -223,15 +225,9 @@ def _views(pool: EncoderPool, picture: str, text: str, freeze: Sequence[str]) ->
     for part in freeze:
         if part not in _FREEZES:
             raise UserError(f"'fusion.freeze' cannot name '{part}'{nearest(part, _FREEZES)}")
-    if "language_model" not in freeze:
-        views = pool.views({picture: picture, text: text})
-    else:
-        frozen = EncoderPool(pool.modalities, pool.nodes, Frozen(), pool.seed)
-        views = frozen.views({picture: picture, text: text})  # the U-Net is trained whole whatever the method
-    if "unet" in freeze:
-        views.encoder(picture).requires_grad_(False)
-        views.train(views.training)
-    return views
+    if "language_model" in freeze:  # the U-Net is trained whole whatever the method
+        pool = EncoderPool(pool.modalities, pool.nodes, Frozen(), pool.seed)
+    return pool.views({picture: picture, text: text})
 
 
 def _check_mask(mask: str | None, segment: bool, slices: int, cross: bool) -> None:

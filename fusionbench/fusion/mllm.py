@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fusionbench.adapt.views import EncoderPool
-from fusionbench.fusion.answers import Answering, language_model, load_tokenizer, open_memory, picture_and_text
+from fusionbench.fusion.answers import Answering
 from fusionbench.fusion.base import Criterion, Strategy
+from fusionbench.fusion.question import language_model, load_tokenizer, picture_and_text, question
 from fusionbench.registry import register
 from fusionbench.types import Batch, Output, Problem
 
@@ -24,10 +25,10 @@ class MLLM(Strategy):
 
     Args:
         prompt: What is asked: ``{text}`` stands for the case's text, which an absent one leaves empty, ``{classes}``
-            for the list of names. It goes on behind the text and ends without a space. Special tokens are spelled, so
-            for Llama 3.2 it begins with ``<|begin_of_text|>``.
+            for the list of names. It goes on behind the text, and has a space neither right before it nor at its end.
+            Special tokens are spelled, so for Llama 3.2 it begins with ``<|begin_of_text|>``.
         decode: ``likelihood``: the most likely name. ``generate``: beside it, in evaluation, the model writes and its
-            text is searched for a name, the longest first; a text that names none counts as wrong, as in the paper.
+            text is searched for names; one that names none counts as wrong, as in the paper, or several, as ours.
         max_new_tokens: How many tokens it writes at most.
     """
 
@@ -58,20 +59,9 @@ class MLLM(Strategy):
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
         """Show the picture to every cross-attention layer and score the names."""
-        rows = self.present_inputs(inputs, present_BM)
-        here = dict(zip(self.names, present_BM.unbind(dim=1), strict=True))
-        encoder = language_model(self.views, self.text)
-        prompt = self.answering.wording.prompt(rows[self.text], here[self.text])
-        shown = (
-            None
-            if self.problem.complete
-            else here[self.picture].repeat_interleave(self.problem.modalities[self.picture].instances)
-        )
-        with encoder.selector.select((self.views.address[self.text][1],)):
-            memory = open_memory(encoder.see(rows[self.picture]), shown, len(present_BM))
-            memories = dict.fromkeys(encoder.cross_layers, memory)
-            logits = self.answering(encoder, prompt, memories).logits
-            return Output(logits, answers=self.answering.answers(encoder, prompt, memories))
+        with question(self, inputs, present_BM) as asked:
+            given = (asked.encoder, asked.prompt, asked.memories)
+            return Output(self.answering(*given).logits, answers=self.answering.answers(*given))
 
     def losses(self, output: Output, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         """Return the cross-entropy of the answer."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from fusionbench.adapt.views import EncoderPool
-from fusionbench.encoders.base import Tokens
+from fusionbench.encoders.base import Encoder, Tokens
 from fusionbench.errors import UserError
-from fusionbench.fusion.base import Strategy, linear
+from fusionbench.fusion.base import Strategy, UnimodalState, linear
+from fusionbench.layers.per_view import EachView
 from fusionbench.registry import register
-from fusionbench.types import Output, Problem
+from fusionbench.types import ModalitySpec, Output, Problem
 
 
 @register
@@ -29,15 +31,21 @@ class UniModel(Strategy):
     table, a CNN) goes through that encoder whole, since its first layer alone would leave the rest of it dead; then its
     normed tokens are projected to the one encoder's width. An absent modality's tokens are masked in attention, all but
     the class token that is read at the end, which is the same then whatever the input.
+
+    Where pictures and text have one node (``llama``), the pictures stand first and the text behind them, as the prompt
+    of ``encoder.mutual_attention``. Where the encoder makes patch stems, each picture modality has one of its own; the
+    adapter set is still one. Without a class token the pictures' last token, or their mean, is read; where attention is
+    causal, so that they see nothing behind them, that of the whole sequence. From stage 1 the one encoder starts as
+    that of the modality that stands first; stems of further modalities start afresh.
     """
 
     def __init__(self, problem: Problem, pool: EncoderPool) -> None:
         super().__init__(problem)
-        self.carrier = _carrier(problem, pool)
-        node = pool.nodes[self.carrier]
-        shared = {n for n in self.names if n == self.carrier or (pool.nodes[n] == node and not node[0].from_scratch)}
-        self.further = tuple(name for name in self.names if name not in shared)
+        self.own = _own(problem, pool)
+        self.carrier = self.own[0]
+        self.further = tuple(name for name in self.names if name not in self.own)
         self.views = pool.views({name: name for name in (self.carrier, *self.further)})
+        self.each_stem = _furnish(self.views.encoder(self.carrier), [problem.modalities[name] for name in self.own])
         width = self.views.width(self.carrier)
         self.projections = nn.ModuleDict({n: nn.Linear(self.views.width(n), width) for n in self.further})
         self.modality = nn.Parameter(nn.init.normal_(torch.empty(len(self.names), width), std=0.02))
@@ -47,12 +55,8 @@ class UniModel(Strategy):
         """Embed every modality, run the one encoder over all tokens, and classify its class token."""
         tokens = self.embed(self.present_inputs(inputs, present_BM))
         parts = {n: self._marked(tokens[n], i, present_BM[:, i]) for i, n in enumerate(self.names)}
-        sequence = parts[self.carrier]
-        for name in self.names:
-            if name != self.carrier:
-                sequence = sequence.append(parts[name].values, parts[name].mask)
-        name = self.carrier
-        return Output(self.head(self.views.pool(self.views.encode({name: sequence}))[name]))
+        encoded = self.views.encode({self.carrier: self._sequence(parts)})
+        return Output(self.head(self.views.pool(encoded)[self.carrier]))
 
     @property
     def feature_views(self) -> tuple[str, ...]:
@@ -68,10 +72,41 @@ class UniModel(Strategy):
             if name in encoded:
                 out[name] = Tokens(self.projections[name](encoded[name].values), encoded[name].mask)
             else:
-                own = self.views.embed({self.carrier: rows[name]})[self.carrier]
+                own = self._embed_own(name, rows[name])
                 mask = None if own.mask is None else self.by_case(own.mask, name).flatten(1, 2)
                 out[name] = Tokens(self.by_case(own.values, name).flatten(1, 2), mask)
         return out
+
+    def load_unimodal(self, states: Mapping[str, UnimodalState]) -> None:
+        """Start the encoders from stage 1; the one encoder keeps what the run of its first modality did not have."""
+        if self.carrier in states:
+            adapter = {**self.views.adapter(self.carrier), **states[self.carrier].adapter}
+            states = {**states, self.carrier: replace(states[self.carrier], adapter=adapter)}
+        super().load_unimodal(states)
+
+    def _embed_own(self, name: str, rows: Tensor) -> Tokens:
+        """Embed a modality by the one encoder: its own stem, if there are any, and the one adapter set."""
+        if not self.each_stem:
+            return self.views.embed({self.carrier: rows})[self.carrier]
+        encoder = self.views.encoder(self.carrier)
+        with encoder.selector.select((self.own.index(name),)):
+            return encoder.embed(rows)
+
+    def _sequence(self, parts: Mapping[str, Tokens]) -> Tokens:
+        """Join all tokens; as its own, to be read at the end, the encoder takes what sees the rest."""
+        is_image = self.problem.modalities[self.carrier].is_image
+        alike = [n for n in self.own if self.problem.modalities[n].is_image == is_image]
+        leading = alike if self.each_stem else [self.carrier]
+        sequence, appended = parts[self.carrier], 0
+        for name in (*leading[1:], *(n for n in self.names if n not in leading)):
+            sequence = sequence.append(parts[name].values, parts[name].mask)
+            appended += 0 if name in leading else parts[name].values.shape[1]
+        return replace(sequence, appended=appended if self._sees_behind(is_image) else 0)
+
+    def _sees_behind(self, is_image: bool) -> bool:
+        """Whether the one encoder's own tokens attend to those that are appended."""
+        encoder = self.views.encoder(self.carrier)
+        return not getattr(encoder, "causal", False) or bool(is_image and getattr(encoder, "mutual", False))
 
     def _marked(self, tokens: Tokens, index: int, present_B: Tensor) -> Tokens:
         """Add the modality's embedding, and mask the tokens where a case lacks it."""
@@ -85,15 +120,28 @@ class UniModel(Strategy):
         return Tokens(values, mask)
 
 
-def _carrier(problem: Problem, pool: EncoderPool) -> str:
-    """Return the first modality whose encoder takes further tokens.
+def _own(problem: Problem, pool: EncoderPool) -> tuple[str, ...]:
+    """Return the modalities that the one encoder embeds, pictures first: those of the first node that takes tokens.
 
     Raises:
         UserError: There is none.
     """
     for name in problem.modalities:
-        if pool.nodes[name][0].takes_tokens:
-            return name
+        encoder, _ = node = pool.nodes[name]
+        if encoder.takes_tokens:
+            same = [n for n in problem.modalities if pool.nodes[n] == node and (n == name or not encoder.from_scratch)]
+            return tuple(sorted(same, key=lambda n: not problem.modalities[n].is_image))
     raise UserError(
         "unimodel needs one encoder that takes tokens, but none does; use timm_vit, hf_text or table for one"
     )
+
+
+def _furnish(encoder: Encoder, specs: Sequence[ModalitySpec]) -> bool:
+    """Give each picture modality a stem of its own, beside the one adapter set; false if the encoder has no stems."""
+    if not isinstance(getattr(encoder, "stem", None), EachView):
+        return False
+    whole = all(p.requires_grad for p in encoder.parameters())
+    encoder.furnish(specs)
+    if whole:
+        encoder.float().requires_grad_(True)  # furnishing freezes what is pretrained
+    return True

@@ -49,7 +49,8 @@ class Wording(nn.Module):
     Args:
         tokenizer: Of the language model.
         template: The prompt, ``{text}`` once in it where a case's text stands, ``{classes}`` for the list of all names;
-            it goes on behind the text and does not end with a space. A special token is that which it spells.
+            it goes on behind the text, and neither there nor at its end it has a space before what is cut into tokens
+            of its own. A special token is that which it spells.
         classes: In label order.
 
     Attributes:
@@ -67,7 +68,7 @@ class Wording(nn.Module):
     place_T: Tensor
     source_U: Tensor
     target_U: Tensor
-    share_UK: Tensor
+    own_UK: Tensor
 
     def __init__(self, tokenizer: LanguageTokenizer, template: str, classes: Sequence[str]) -> None:
         super().__init__()
@@ -103,7 +104,8 @@ class Wording(nn.Module):
         """
         logits = logits_BNV.float()
         chosen_BU = logits[:, self.source_U, self.target_U] - logits.logsumexp(dim=-1)[:, self.source_U]
-        return chosen_BU @ self.share_UK
+        # No product of matrices: under autocast it would be rounded to bfloat16, in which classes tie.
+        return (chosen_BU[..., None] * self.own_UK).sum(dim=1) / self.own_UK.sum(dim=0)
 
     def named(self, texts_BN: Tensor) -> Tensor:
         """Return the class that each written text (B, N) names, (B,) int64, -1 where it names none."""
@@ -122,11 +124,8 @@ class Wording(nn.Module):
             "source_U", [x for ids, at in zip(answers, starts, strict=False) for x in (0, *range(at, at + len(ids)))]
         )
         self._keep("target_U", [token for ids in answers for token in (*ids, self.end_id)])
-        classes = range(len(answers))
-        shares = [
-            [float(k == own) / (len(ids) + 1) for k in classes] for own, ids in enumerate(answers) for _ in (*ids, 0)
-        ]
-        self.register_buffer("share_UK", torch.tensor(shares), persistent=False)
+        owner_U = torch.tensor([k for k, ids in enumerate(answers) for _ in (*ids, self.end_id)])
+        self.register_buffer("own_UK", owner_U[:, None] == torch.arange(len(answers)), persistent=False)
 
     def _keep(self, name: str, values: Sequence[object]) -> None:
         self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
@@ -138,12 +137,18 @@ def words(name: str) -> str:
 
 
 def find(text: str, names: Sequence[str]) -> int:
-    """Return the longest name that a text holds as whole words, whatever the case of letters; -1 if it holds none."""
-    said = " ".join(text.casefold().split())
-    for index in sorted(range(len(names)), key=lambda i: -len(names[i])):
-        if re.search(rf"(?<![^\W_]){re.escape(names[index].casefold())}(?![^\W_])", said):
-            return index
-    return -1
+    """Return the one name that a text says, as whole words and whatever the case of letters; -1 if none or several.
+
+    What is said inside of a longer name does not count. A text that says two names, as in "not inherited, acquired",
+    names no single class: ours, since only a reader could tell which is meant.
+    """
+    said, hits = " ".join(text.casefold().split()), []
+    for index, name in enumerate(names):
+        whole = rf"(?<![^\W_]){re.escape(name.casefold())}(?![^\W_])"
+        hits += [(found.start(), found.end(), index) for found in re.finditer(whole, said)]
+    inside = {a for a in hits for b in hits if b[0] <= a[0] and a[1] <= b[1] and a[1] - a[0] < b[1] - b[0]}
+    left = {index for _, _, index in set(hits) - inside}
+    return left.pop() if len(left) == 1 else -1
 
 
 def _until(ids: Sequence[int], end: int) -> Sequence[int]:
@@ -164,6 +169,11 @@ def _around(template: str, names: Iterable[str]) -> tuple[str, str]:
     before, after = (part.replace("{classes}", ", ".join(names)) for part in parts)
     if not after.strip() or after != after.rstrip(" "):
         raise UserError("'fusion.prompt' must go on behind {text} and not end with a space, such as '{text}\\nAnswer:'")
+    if before.endswith(" "):
+        raise UserError(
+            "'fusion.prompt' must not have a space right before {text}, which would cut the text's first word into "
+            "other tokens than the language model knows it by; put a line break there, such as 'Text:\\n{text}'"
+        )
     return before, after
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,12 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
     """Return all tensors but the frozen parameters."""
     frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
     return {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if k not in frozen}
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of tensors that one of two states lacks, or that have another shape in it."""
+    shared = [name for name in own if name in given]
+    return sorted(set(own) ^ set(given)) + [name for name in shared if own[name].shape != given[name].shape]
 
 
 def base_checksum(module: nn.Module) -> str:

@@ -2,6 +2,10 @@
 
 The draw depends on the seed and the set of groups only, so two methods scored on the same cases see the same resamples
 and their difference is paired.
+
+A resample that lacks a class is left out where a metric averages over classes: the mean over the others is another
+quantity, whose interval need not even hold the score. Where less than a tenth of the resamples have every class, the
+rest say more of how they were chosen than of the score, and there is no interval. That share is our choice.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from fusionbench.errors import UserError
 from fusionbench.report.weighted import Floats, weighted_scores
 
+BOTH_SIDES = ("mAUC", "mS2")  # averages over classes that need cases with and without the class
+ONE_SIDE = ("mAP", "F1")  # those that need cases with it
+_LEAST_SHARE = 0.1  # of the resamples, for an interval
 _CELLS_AT_ONCE = 4_000_000  # 32 MB an array of (resamples, cases), several of which are alive at a time
 
 
@@ -28,7 +35,7 @@ def group_intervals(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Return the interval of each headline metric, nan where there is one group only.
+    """Return the interval of each headline metric, nan where there is one group only or too few resamples define it.
 
     A resample in which a metric is undefined is left out of that metric's percentiles.
 
@@ -51,7 +58,9 @@ def group_intervals(
     samples = group_samples(probabilities, target, groups, classes, multilabel, resamples=resamples, seed=seed)
     if len(set(groups)) < 2:
         return dict.fromkeys(samples, (np.nan, np.nan))
-    return {name: _percentiles(values, tails) for name, values in samples.items()}
+    known = {name: np.count_nonzero(~np.isnan(values)) for name, values in samples.items()}
+    enough = {name: count >= _LEAST_SHARE * resamples for name, count in known.items()}
+    return {name: _percentiles(v, tails) if enough[name] else (np.nan, np.nan) for name, v in samples.items()}
 
 
 def mean_interval(
@@ -91,8 +100,32 @@ def group_samples(
     scores_NK = np.asarray(probabilities, dtype=np.float64)
     labels = np.asarray(target, dtype=np.int64)
     _check(scores_NK, labels, groups, classes, multilabel, resamples)
-    parts = [weighted_scores(scores_NK, labels, weights_RN) for weights_RN in group_weights(groups, resamples, seed)]
+    parts = []
+    for weights_RN in group_weights(groups, resamples, seed):
+        without = lacking(labels, scores_NK.shape[1], weights_RN)
+        scores = weighted_scores(scores_NK, labels, weights_RN)
+        parts.append({name: np.where(without.get(name, False), np.nan, v) for name, v in scores.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def lacking(target: NDArray[np.int64], classes: int, weights_RN: Floats) -> dict[str, NDArray[np.bool_]]:
+    """Return by metric which resamples lack a class that the test split has, (R,); other metrics need none.
+
+    A class needs cases without it only where the test split has any, too.
+
+    Args:
+        target: (N,) class indices, or (N, K) of 0/1 when multi-label.
+        classes: K.
+        weights_RN: How often each case is in each resample.
+    """
+    truth_NK = target if target.ndim == 2 else np.eye(classes, dtype=np.int64)[target]
+
+    def lost(member_NK: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray(weights_RN @ member_NK[:, member_NK.any(axis=0)] == 0)
+
+    without = np.asarray(lost(truth_NK).any(axis=1))
+    either = np.asarray(without | lost(1 - truth_NK).any(axis=1))
+    return dict.fromkeys(ONE_SIDE, without) | dict.fromkeys(BOTH_SIDES, either)
 
 
 def group_weights(groups: Sequence[str], resamples: int, seed: int) -> Iterator[Floats]:

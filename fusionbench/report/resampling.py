@@ -19,15 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import norm
 
-from fusionbench.report.bootstrap import group_weights
+from fusionbench.report.bootstrap import group_weights, lacking
 from fusionbench.report.methods import Aligned
 from fusionbench.report.weighted import Floats, weighted_scores
-
-_BOTH_SIDES = ("mAUC", "mS2")  # averages over classes that need cases with and without the class
-_ONE_SIDE = ("mAP", "F1")  # those that need cases with it
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +92,10 @@ def resample_each(aligned: Aligned, metrics: Sequence[str], *, resamples: int, s
     runs = {(name, i): p_NK for name, tables in aligned.probabilities.items() for i, p_NK in enumerate(tables)}
     parts: dict[tuple[str, int], list[dict[str, Floats]]] = {key: [] for key in runs}
     for weights_RN in group_weights(aligned.groups, resamples, seed):
-        lacking = _lacking(aligned, weights_RN)
+        without = lacking(aligned.target, next(iter(runs.values())).shape[1], weights_RN)
         for key, p_NK in runs.items():
             scores = weighted_scores(p_NK, aligned.target, weights_RN, metrics)
-            parts[key].append({m: np.where(lacking.get(m, False), np.nan, values) for m, values in scores.items()})
+            parts[key].append({m: np.where(without.get(m, False), np.nan, values) for m, values in scores.items()})
     once = np.ones((1, len(aligned.groups)))
     full = {key: weighted_scores(p_NK, aligned.target, once, metrics) for key, p_NK in runs.items()}
     drawn = {name: seed_weights(own, resamples, seed) for name, own in aligned.seeds.items()}
@@ -113,19 +109,6 @@ def resample_each(aligned: Aligned, metrics: Sequence[str], *, resamples: int, s
         return Draws(len(aligned.groups), len(set(aligned.groups)), aligned.seeds, observed, by_group, drawn)
 
     return {metric: draws(metric) for metric in metrics}
-
-
-def _lacking(aligned: Aligned, weights_RN: Floats) -> dict[str, NDArray[np.bool_]]:
-    """Return by metric which resamples lack a class that the test split has, (R,); other metrics need none."""
-    classes = next(iter(aligned.probabilities.values()))[0].shape[1]
-    truth_NK = aligned.target if aligned.target.ndim == 2 else np.eye(classes, dtype=np.int64)[aligned.target]
-
-    def lost(member_NK: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.asarray(weights_RN @ member_NK[:, member_NK.any(axis=0)] == 0)
-
-    without = np.asarray(lost(truth_NK).any(axis=1))
-    either = np.asarray(without | lost(1 - truth_NK).any(axis=1))
-    return dict.fromkeys(_ONE_SIDE, without) | dict.fromkeys(_BOTH_SIDES, either)
 
 
 def seed_weights(seeds: tuple[int, ...], resamples: int, seed: int) -> Floats:

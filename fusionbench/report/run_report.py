@@ -18,10 +18,11 @@ from fusionbench.report.bootstrap import group_intervals, mean_interval
 from fusionbench.report.figures import draw
 from fusionbench.report.overlays import draw_sheets
 from fusionbench.report.tables import ResultRow, markdown
-from fusionbench.results import Result
+from fusionbench.results import Method, Result
 
 Intervals = dict[str, tuple[float, float]]
 _NOTHING: Mapping[str, Result] = {}
+_UNNAMED = Method()
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def summarise(
     seed: int = 0,
     text_only: Mapping[str, Result] = _NOTHING,
     maps: Path | None = None,
+    method: Method = _UNNAMED,
 ) -> RunSummary:
     """Score the test split, draw it, and write ``metrics.json`` into ``folder``, beside texts alone ``text_only.md``.
 
@@ -64,6 +66,7 @@ def summarise(
         seed: Of the bootstrap.
         text_only: The results of runs on a text alone, by modality.
         maps: What ``fusionbench.maps.write`` left of a few cases, drawn into ``maps``; None: there are none.
+        method: What the run is called beside texts alone.
 
     Raises:
         UserError: There is no test case, or the table lacks a column.
@@ -83,11 +86,12 @@ def summarise(
         intervals[name] = mean_interval(values, table.groups(test), seed=seed)
     groups = len(set(table.groups(test)))
     if text_only:
-        alone = [
-            ResultRow(r.label(len(test)), r.scores, r.intervals, r.trainable, r.run_id) for r in text_only.values()
-        ]
-        shown = markdown([ResultRow("fusion", scores, intervals), *alone], cases=len(test), groups=groups)
-        write_bytes(folder / "text_only.md", shown.encode())
+        rows = [ResultRow(method.name, scores, intervals, method.trainable, method.run_id)]
+        for own in text_only.values():
+            rows.append(ResultRow(own.label(len(test)), own.scores, own.intervals, own.trainable, own.run_id))
+        shown = markdown(rows, cases=len(test), groups=groups)
+        told = f"{shown}\nContent of the texts (data.text.content): {method.text}.\n"
+        write_bytes(folder / "text_only.md", told.encode())
     for name, result in text_only.items():
         prefix = "text_only" if len(text_only) == 1 else f"text_only/{name}"
         scores |= {f"{prefix}/{metric}": result.scores.get(metric, math.nan) for metric in HEADLINE}

@@ -59,7 +59,7 @@ def result_table(
     metrics = shown_metrics(rows)
     further = metrics[len(HEADLINE) :]
     wide = width >= _WIDE + _MORE[True] * len(further)
-    caption = footnote(cases, groups, level)
+    caption = footnote(cases, groups, level) + _unknown(rows)
     if width < _LEAST + _MORE[False] * len(further):
         metrics, caption = list(HEADLINE), f"{_named_below(rows, further)}\n{caption}"
     table = Table(title=title or None, box=SIMPLE_HEAD, caption=Text(caption), padding=(0, 1) if wide else 0)
@@ -86,7 +86,7 @@ def markdown(rows: Sequence[ResultRow], *, cases: int, groups: int, level: float
         run = f"`{row.run_id[:8]}`" if row.run_id else HOLE
         lines.append([row.name.replace("|", r"\|"), *cells, compact_count(row.trainable), run])
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{body}\n\n{footnote(cases, groups, level)}\n"
+    return f"{body}\n\n{footnote(cases, groups, level)}{_unknown(rows)}\n"
 
 
 def csv(rows: Sequence[ResultRow]) -> str:
@@ -132,12 +132,26 @@ def footnote(cases: int, groups: int, level: float = 0.95) -> str:
     )
 
 
+def _unknown(rows: Sequence[ResultRow]) -> str:
+    """Return why a score has no interval though others of its row have one; empty if there is none such."""
+    known = [{metric for metric in HEADLINE if _bounds(row, metric)} for row in rows]
+    scored = [{metric for metric in HEADLINE if not math.isnan(_score(row, metric))} for row in rows]
+    if not any(own and there - own for own, there in zip(known, scored, strict=True)):
+        return ""
+    return " A mean over classes without a range: too few resamples have every class of the test cases."
+
+
+def _bounds(row: ResultRow, metric: str) -> tuple[float, float] | None:
+    low, high = row.intervals.get(metric, (math.nan, math.nan))
+    return None if math.isnan(low) or math.isnan(high) else (low, high)
+
+
 def _cells(row: ResultRow, metrics: Sequence[str]) -> dict[str, str]:
     """Return each metric as ``0.93 [0.90, 0.95]``."""
     cells = {}
     for metric in metrics:
-        low, high = row.intervals.get(metric, (math.nan, math.nan))
-        interval = "" if math.isnan(low) or math.isnan(high) else f" [{low:.2f}, {high:.2f}]"
+        bounds = _bounds(row, metric)
+        interval = "" if bounds is None else f" [{bounds[0]:.2f}, {bounds[1]:.2f}]"
         cells[metric] = HOLE if math.isnan(_score(row, metric)) else f"{_score(row, metric):.2f}{interval}"
     return cells
 

@@ -2,7 +2,8 @@
 
 import pandas as pd
 import pytest
-from program import THIRD_PARTY, command, refused, runs, store, write_config
+from layouts import CSV_MODALITIES, make_csv
+from program import THIRD_PARTY, VIT, command, refused, runs, store, write_config
 from sweeping import COLUMNS, EI, ENVIRONMENT, ROWS, ablate, cells, forked, levels, results, write_table
 
 from fusionbench.ablate import execute
@@ -67,6 +68,40 @@ def test_the_plan_says_what_has_ended_what_is_left_and_how_long_it_takes(folder,
     fresh = command("ablate", "--config", folder / "square.yaml", "--dry-run", f"tracking.folder={folder}/nowhere")
     assert "8 runs to do: no estimate yet" in fresh.out
     assert not (folder / "nowhere").exists(), "a plan leaves nothing behind"
+
+
+def table_without_weights(folder, model="nobody/decoder"):
+    """Write a table over photographs and notes, read by one decoder that the hub does not give."""
+    modalities = {name: CSV_MODALITIES[name] for name in ("photo", "notes")}
+    data = {"name": "csv", "path": str(make_csv(folder)), "modalities": modalities, "size": 32}
+    decoder = {"name": "llama", "weights": "hub", "model": model}
+    tree = {"data": {**data, "cache": str(folder / "cache")}, "encoder": decoder, "fusion": {"name": "concat"}}
+    write_config(folder / "base.yaml", tree)
+    rows = {"mean": {"fusion": {"name": "mean"}}, "concat": {}}
+    return write_table(folder, "far", rows=rows, seeds=[0, 1], baselines=["unimodal"])
+
+
+def test_a_plan_tells_each_reason_once_and_counts_what_cannot_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    table = table_without_weights(tmp_path)
+    done = command("ablate", "--config", table, "--dry-run", f"tracking.folder={tmp_path}/runs")
+    assert done.code == 1
+    assert " to do " not in done.out, "the picture alone needs the same weights"
+    assert done.out.count("failed (reason 1)") == 2, "the picture alone"
+    assert done.out.count("failed (reason 2)") == 6
+    assert [line[:9] for line in done.out.splitlines() if line.startswith("reason ")] == ["reason 1:", "reason 2:"]
+    assert done.out.count("nobody/decoder") == 2
+    assert done.out.splitlines()[-1] == "nothing is left that can be run: 8 of 8 lines cannot be run"
+
+
+def test_a_plan_keeps_what_needs_other_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    table = table_without_weights(tmp_path)
+    own = [f"encoder.photo={{name: timm_vit, model: {VIT['model']}, weights: random}}"]
+    own.append("encoder.notes={name: llama, weights: hub, model: nobody/decoder}")
+    done = command("ablate", "--config", table, "--dry-run", f"tracking.folder={tmp_path}/runs", *own)
+    assert done.code == 1
+    assert done.out.splitlines()[-1] == "2 runs to do: no estimate yet; 6 of 8 lines cannot be run"
 
 
 def test_a_row_that_fails_is_a_hole_with_its_reason(folder, tmp_path):

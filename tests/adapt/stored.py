@@ -24,7 +24,8 @@ class Ready:
         """Open a modality's table as a run does; return it and whether it was there."""
         views = self.strategy.views
         part = Part(self.source, name)
-        return feature_store.table(folder, views.address[name][0], views.encoder(name), part, SETTING)
+        key, index = views.address[name]
+        return feature_store.table(folder, views.identities[key], views.encoder(name), part, SETTING, index)
 
 
 def fit(ready, folder, *options):

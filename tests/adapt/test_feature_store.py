@@ -163,7 +163,12 @@ def test_an_encoder_of_a_plugin_brings_its_package():
 
 @pytest.mark.parametrize(
     ("fusion", "tag", "filled"),
-    [("mmrad", "live", ()), ("early_intervention", "partly", ("notes", "photo")), ("unimodel", "partly", ("notes",))],
+    # The notes alone, which are trained beside every fusion, fill their own table.
+    [
+        ("mmrad", "live", ("notes",)),
+        ("early_intervention", "partly", ("notes", "photo")),
+        ("unimodel", "partly", ("notes",)),
+    ],
 )
 def test_only_tables_that_a_strategy_reads_are_filled_and_the_tag_says_which(ready, tmp_path, fusion, tag, filled):
     options = [f"fusion.name={fusion}", *(["fusion.prior=none"] if fusion == "early_intervention" else [])]
@@ -200,3 +205,15 @@ def test_two_processes_take_turns(ready, tmp_path, monkeypatch):
     monkeypatch.setattr(feature_store, "compute", watched)
     ready.table(tmp_path, "notes")
     assert seen
+
+
+def test_what_other_views_train_is_in_no_tables_name(ready):
+    encoder, part = ready.strategy.views.encoder("photo"), Part(ready.source, "photo")
+    before = feature_store.identity("key", encoder, part, SETTING)
+    encoder.stem_of_another = torch.nn.Linear(2, 2)
+    try:
+        assert feature_store.identity("key", encoder, part, SETTING) == before
+        encoder.stem_of_another.requires_grad_(False)
+        assert feature_store.identity("key", encoder, part, SETTING) != before
+    finally:
+        del encoder.stem_of_another

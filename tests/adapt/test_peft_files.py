@@ -64,6 +64,35 @@ def test_peft_loads_adapters_of_smollm2(tmp_path: Path) -> None:
     assert config["base_model_name_or_path"] == "asset:smollm2"
 
 
+@PEFTS_OWN
+def test_adapters_of_chosen_layers_load_at_their_places_in_the_whole_decoder(tmp_path: Path) -> None:
+    ours = bare("llama", layers=(3, 1))
+    whole = bare("llama", layers=None)
+    for mine, place in zip(ours.net.layers, ours.net.places, strict=True):
+        whole.net.layers[place].load_state_dict(mine.state_dict())
+    method = PeftLoRA(sites=("q", "gate"))
+    method.apply(ours, 2)
+    perturb(ours)
+    PeftModel.from_pretrained(whole.net, method.export(ours, 0, tmp_path)).eval()
+    rows = torch.randn(2, 5, 32)
+    for mine, place in zip(ours.net.layers, ours.net.places, strict=True):
+        theirs = whole.net.layers[place]
+        torch.testing.assert_close(theirs.self_attn.q_proj(rows), mine.self_attn.q_proj(rows), **CLOSE)
+        torch.testing.assert_close(theirs.mlp.gate_proj(rows), mine.mlp.gate_proj(rows), **CLOSE)
+    changed = {name.split(".")[1] for name, _ in whole.net.named_parameters() if "lora_A" in name}
+    assert changed == {"1", "3"}
+
+
+def test_adapters_of_a_layer_that_is_there_twice_name_no_base(tmp_path: Path) -> None:
+    ours = bare("llama", layers=(2, 2))
+    ours.net.config._name_or_path = "owner/decoder"
+    method = PeftLoRA(sites=("q",))
+    method.apply(ours, 1)
+    config = json.loads((method.export(ours, 0, tmp_path) / "adapter_config.json").read_text())
+    assert config["target_modules"] == [f"layers.{index}.self_attn.q_proj" for index in (0, 1)]
+    assert config["base_model_name_or_path"] is None
+
+
 def test_a_run_s_adapters_lie_beside_its_own_files_and_name_no_path(tmp_path: Path) -> None:
     made = views("hf_text", PeftLoRA())
     made.save_adapters(tmp_path / "first")

@@ -168,7 +168,6 @@ def test_the_ladder_adds_mixers_to_what_the_layers_give_and_never_enters_them() 
     encoder = vit(LoSA(every=3, rank=2, tokens=5))
     tokens = encoder.embed(torch.randn(1, 3, 32, 32))
     assert not tokens.values.requires_grad
-    side = None
     b, y = tokens.values, torch.zeros_like(tokens.values)
     steps = iter(encoder.around.steps)
     for index, block in enumerate(encoder.net.blocks):
@@ -177,10 +176,10 @@ def test_the_ladder_adds_mixers_to_what_the_layers_give_and_never_enters_them() 
             y = y + next(steps)(b + y, torch.ones(1, 5, dtype=torch.bool))
     got = encoder.encode(tokens)
     torch.testing.assert_close(got.values, b + y, rtol=1e-5, atol=1e-5)
-    values, side = encoder._layer(2, tokens.values, None, tokens, (0,))
-    assert not values.requires_grad, "a gradient would flow through the backbone"
-    assert side is not None
-    assert side.requires_grad
+    inside = encoder.encode(tokens, 2, 3)
+    assert not inside.values.requires_grad, "a gradient would flow through the backbone"
+    assert inside.side is not None
+    assert inside.side.requires_grad
 
 
 def test_the_ladder_mixes_no_tokens_that_a_strategy_appends() -> None:

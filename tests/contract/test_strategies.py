@@ -24,6 +24,7 @@ from tiny import (
 from torch import Tensor
 
 from fusionbench import registry
+from fusionbench.adapt.views import EncoderPool
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
 from fusionbench.types import Batch, Problem
@@ -272,6 +273,25 @@ def test_every_encoder_serves_every_strategy_that_can_take_it(name: str, encoder
     output, losses = step(network, batch(made, 3))
     assert output.logits.isfinite().all()
     assert all(value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize("views", [("left", "report"), ("report", "left"), ("left", "report", "right")])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_one_decoder_node_serves_pictures_and_text(name: str, views: tuple[str, ...], method: str) -> None:
+    """Each picture is read by its own stem and the text by its words, whatever the strategy makes of the one node."""
+    about = registry.describe("fusion", name).constants
+    if about.get("encoders") or len(views) not in counts(name):
+        pytest.skip("the strategy takes other encoders, or another number of modalities")
+    made = Problem({view: SPECS["report" if view == "report" else "picture"] for view in views}, ("a", "b", "c"))
+    node = encoder_node("llama")
+    network = strategy(name, made, EncoderPool(made.modalities, dict.fromkeys(views, node), adaptation(method)))
+    grads = gradients(network, batch(made, 4))
+    assert not [p for p, _ in trained(network) if grads[p] is None or not grads[p].any()]
+    if accepts_missing(name):
+        cases = batch(made, present=subsets(made))
+        first, second = (network.eval()(c.inputs, c.present).logits for c in (cases, spoil(made, cases)))
+        assert first.isfinite().all()
+        assert torch.equal(first, second)
 
 
 def test_mixed_precision_gives_finite_losses_and_gradients(name: str) -> None:

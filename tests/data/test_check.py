@@ -8,7 +8,7 @@ from layouts import CSV_MODALITIES, make_csv, make_derm7pt, make_mmc_amd, make_m
 from rich.console import Console
 
 from fusionbench.data.base import Dataset
-from fusionbench.data.check import check, print_report, validate_table
+from fusionbench.data.check import CheckReport, check, print_report, validate_table
 from fusionbench.data.csv import Csv
 from fusionbench.data.derm7pt import Derm7pt
 from fusionbench.data.mmc_amd import MmcAmd
@@ -233,3 +233,15 @@ def test_multilabel_tables_are_checked_by_class(y, message):
     table = sound(x=[1, 0, 1, 0, 1, 0], y=y).drop(columns="label")
     with pytest.raises(UserError, match=message):
         validate_table(Table(table, multilabel=True), table, need_labels=True)
+
+
+def test_a_table_too_wide_for_the_console_is_turned():
+    names = [f"a long class name {index}" for index in range(14)]
+    splits = pd.DataFrame(7, index=["train", "val", "test"], columns=["cases", "groups", *names])
+    stream = io.StringIO()
+    print_report(CheckReport((), splits, pd.DataFrame()), Console(file=stream, width=160))
+    text = stream.getvalue()
+    assert all(name in text for name in names)
+    assert "…" not in text
+    assert [line.split()[1] for line in text.splitlines() if "class name 3" in line] == ["a"]
+    assert next(line for line in text.splitlines() if "train" in line).split("┃")[2].strip() == "train"

@@ -55,6 +55,18 @@ def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
         openi_reports.read_reports(archive)
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_name_too_long_is_not_read(tmp_path, monkeypatch, kind):
+    """tarfile would read a header of any length at once, whatever its archive's other limits are."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=kind) as archive:
+        archive.addfile(tarfile.TarInfo(f"{'x' * 300}/1.txt"))
+    assert list(archives.stream_archive(path, lambda name: True)) == [("1.txt", b"")]
+    monkeypatch.setattr(archives, "_LARGEST_HEADER", 200)
+    with pytest.raises(UserError, match=r"is damaged or cut off \(it has a header of 3\d\d bytes\)"):
+        list(archives.stream_archive(path, lambda name: True))
+
+
 @pytest.mark.parametrize("protocol", range(5))
 def test_plain_data_of_every_protocol_are_read(tmp_path, protocol):
     """All that ``numpy.save`` has used, also as numpy 1 wrote them, whose modules had other names."""
@@ -96,6 +108,13 @@ def test_sections_of_a_report_are_joined_and_their_white_space_is_one_space():
     assert parse_report(content, "x") == {"CXR1_a": report, "CXR1_b": report}
     assert parse_report(b'<e><parentImage id="CXR2_a"/></e>', "x") == {"CXR2_a": "FINDINGS :  IMPRESSION : "}
     assert parse_report(openi_xml([], "Clear.", ""), "x") == {}
+
+
+@pytest.mark.parametrize("encoding", ["foo", "hex", "utf-7", "us-ascii"])
+def test_a_report_in_an_unknown_encoding_is_told(encoding):
+    content = f'<?xml version="1.0" encoding="{encoding}"?><e>\N{LATIN SMALL LETTER E WITH ACUTE}</e>'.encode()
+    with pytest.raises(UserError, match="the report x is no sound XML: "):
+        parse_report(content, "x")
 
 
 BOMB = '<!DOCTYPE e [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]><e>&b;</e>'

@@ -261,3 +261,23 @@ def test_counts_of_the_official_split_need_no_note(raw, monkeypatch):
     table = openi.prepare(*(Path(raw[name]) for name in ("images", "reports", "splits", "out")))
     monkeypatch.setattr(openi, "OFFICIAL", {"train": 17, "val": 17, "test": 17})
     assert [note.split()[0] for note in openi.notes(table)] == ["9"]
+
+
+def test_out_must_be_a_folder(raw, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    message = refused(*arguments(raw | {"out": file}))
+    assert f"--out '{file}' must be a folder" in message
+    assert "Errno" not in message
+    assert f"'{file}' is a file" in refused(*arguments(raw | {"out": file / "deeper"}))
+    assert file.read_text() == ""
+
+
+def test_the_table_says_what_has_a_report(raw):
+    header = next(line for line in command(*arguments(raw)).out.splitlines() if "studies" in line)
+    assert [word.strip() for word in header.strip("┃ ").split("┃")] == [
+        "split",
+        "pictures",
+        "pictures with a report",
+        "studies",
+    ]

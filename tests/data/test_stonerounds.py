@@ -105,8 +105,33 @@ def test_a_missing_column_and_a_missing_part_are_named(root):
         StoneRounds(str(root))
 
 
+@pytest.mark.parametrize("name", ["../../out/SR0002.png", "/SR0002.jpg", "images/SR0001.jpg"])
+def test_a_photograph_lies_in_images_and_nowhere_else(change, root, name):
+    change(image=name)
+    with pytest.raises(UserError, match=rf"'{name}' in stonerounds\.csv has a folder: give the name of a file"):
+        StoneRounds(str(root)).cases()
+
+
+@pytest.mark.parametrize(
+    ("disease", "kind"),
+    [
+        ("AD optic atrophy", "inherited"),
+        ("ad pattern dystrophy", "inherited"),
+        ("XL retinoschisis", "inherited"),
+        ("AR Usher syndrome", "inherited"),
+        ("autosomal recessive something", "inherited"),
+        ("AD something", None),
+        ("AR related retinal vasculitis", None),
+        ("AR diabetic retinopathy", None),
+        ("autosomal dominant glaucoma", None),
+    ],
+)
+def test_a_mode_of_inheritance_counts_before_what_can_be_inherited(disease, kind):
+    assert type_of(disease) == kind
+
+
 def test_names_are_read_as_people_write_them(root):
-    assert type_of("Best  Disease") == type_of("AR Retinitis Pigmentosa") == type_of("XL something") == "inherited"
+    assert type_of("Best  Disease") == type_of("AR Retinitis Pigmentosa") == type_of("Xl-Choroideremia") == "inherited"
     assert type_of("Glaucoma") == "acquired"
     assert type_of("") is type_of("normal") is type_of("AR") is type_of("arteritis") is None
     assert all(kind in TYPES and source for kind, source in DISEASES.values())

@@ -9,6 +9,7 @@ import pytest
 from layouts import CSV_MODALITIES, make_csv
 
 from fusionbench import config
+from fusionbench.data import texts
 from fusionbench.data.check import check
 from fusionbench.data.csv import Csv
 from fusionbench.data.module import FusionData
@@ -144,6 +145,18 @@ def test_a_patient_with_most_of_a_split_keeps_as_few_texts_as_can_be(dataset, la
     assert notes == (said if own else [])
 
 
+@pytest.mark.parametrize("splits", [[None] * 6, [float("nan")] * 6, ["test"] * 3 + [None] * 3])
+def test_cases_without_a_split_change_texts_among_themselves(dataset, splits):
+    given = [f"text {i}" for i in range(6)]
+    table = pd.DataFrame({"group_id": list("abcdef"), "split": splits, "notes": given})
+    after, notes = TextReader("shuffled").read(dataset(), table, ["notes"])
+    assert not notes
+    owner, had = (dict(zip(given, map(str, table[name]), strict=True)) for name in ("group_id", "split"))
+    assert (after["notes"].map(owner) != table["group_id"]).all()
+    assert after["notes"].map(had).tolist() == table["split"].map(str).tolist()
+    assert after["split"].equals(table["split"])
+
+
 def test_texts_of_nothing_are_missing_and_counted(dataset):
     def change(table):
         table.loc[0, "notes"] = "  "
@@ -193,6 +206,21 @@ def test_a_text_of_just_the_length_is_not_cut():
     assert reader.tokens("notes", ["four", "", "two"])[1] == []
 
 
+def test_long_texts_are_counted_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(texts, "_AT_ONCE", 3)
+    asked = []
+
+    class Asked(Letters):
+        def __call__(self, given, max_length):
+            asked.append((len(given), max_length))
+            return super().__call__(given, max_length)
+
+    ids, notes = TextReader(tokenizers={"notes": Asked()}, length=5).tokens("notes", ["text " * k for k in range(8)])
+    assert asked == [(8, 5), *((count, texts.UNCUT) for count in (3, 3, 1))]
+    assert [len(own) for own in ids] == [2] + [5] * 7
+    assert notes == ["7 of 8 texts of 'notes' have more than 5 tokens and are cut (longest: 37): set data.text_length"]
+
+
 def test_a_check_reads_the_same_texts(dataset):
     def change(table):
         table.loc[0, "notes"] = "Ill."
@@ -210,11 +238,11 @@ def test_a_check_reads_the_same_texts(dataset):
     [
         ({"content": "label_fre"}, "'data.text.content' must be .*, not 'label_fre'; did you mean 'label_free'"),
         ({"contents": "full"}, "unknown key 'data.text.contents'; did you mean 'content'"),
-        ("findings", "'data.text' must be"),
+        ("findings", "'data.text' must hold keys and values, as in {content: full|findings|"),
     ],
 )
 def test_a_mistake_in_the_option_is_told_before_anything_is_read(node, said):
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=said.replace("|", r"\|")):
         config.check_node("data", "data", {"name": "lidc", "text": node})
 
 
@@ -223,3 +251,13 @@ def test_every_content_of_the_option_can_be_read(dataset):
     for content in contents:
         assert config.check_node("data", "data", {"name": "lidc", "text": {"content": content}})
     assert len({tuple(read(dataset(), content)[0]["notes"]) for content in contents}) == 4  # no text has headings
+
+
+def test_a_content_that_changes_no_text_is_noted(dataset):
+    def neutral(table):
+        table["notes"] = "Seen by the  READER."
+
+    _, notes = read(dataset(neutral), "label_free")
+    assert notes == ["data.text.content=label_free changes no text of 'notes'"]
+    assert read(dataset(neutral), "full")[1] == []
+    assert not any("changes no text" in note for note in read(dataset(), "label_free")[1])

@@ -25,11 +25,20 @@ def test_the_fallback_takes_the_place_of_what_the_hub_does_not_give() -> None:
     made = fallback.settled(config("asset:minilm"))
     assert made.encoder["report"]["weights"] == "asset:minilm"
     assert fallback.notes(made.encoder) == {
-        "report": "the encoder of 'report' starts from asset:minilm, not from 'no/such/hub/id', which could not be had "
-        "from the hub (encoder.report.fallback=null tells why)"
+        "report": "the encoder of 'report' starts from its fallback asset:minilm, not from 'no/such/hub/id' "
+        "(encoder.report.weights=hub with encoder.report.fallback=null takes that, or tells why the hub does not give "
+        "it)"
     }
     assert fallback.settled(made) == made
     assert from_dict(made.to_dict()) == made
+
+
+def test_a_fallback_that_was_given_as_weights_is_not_said_to_be_for_want_of_the_hub() -> None:
+    given = config("asset:minilm", weights="asset:minilm")
+    assert fallback.settled(given) == given
+    (said,) = fallback.notes(given.encoder).values()
+    assert "starts from its fallback asset:minilm" in said
+    assert "could not be had" not in said
 
 
 def test_the_first_choice_is_kept_where_it_can_be_had(tmp_path: Path) -> None:

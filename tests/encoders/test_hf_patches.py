@@ -75,6 +75,13 @@ def test_a_frozen_base_is_shared_and_each_view_trains_a_stem_of_its_own() -> Non
     assert any(key.startswith("stem.") for key in views.adapter("side"))
 
 
+@pytest.mark.parametrize(("sizes", "length"), [((32, 32), 16), ((32, 20), None), ((20, 32), None)])
+def test_the_sequence_has_a_length_if_all_views_agree(sizes: tuple[int, int], length: int | None) -> None:
+    made = encoder()
+    made.furnish([ModalitySpec("image", size=size) for size in sizes])
+    assert made.sequence == length
+
+
 def test_with_full_tuning_every_view_has_its_own_base() -> None:
     specs = {"front": ModalitySpec("image", size=32), "side": ModalitySpec("image", size=32)}
     views = EncoderPool(specs, dict.fromkeys(specs, (HFPatches, OPTIONS)), Full()).views({n: n for n in specs})

@@ -15,6 +15,7 @@ from program import WORDS, tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from fusionbench.data.texts import TextReader
 from fusionbench.encoders import hf_tokenizer
 from fusionbench.encoders.hf_tokenizer import HFTokenizer
 from fusionbench.errors import UserError
@@ -90,6 +91,18 @@ def test_unknown_words_are_left_out_if_they_would_pad(tmp_path: Path) -> None:
     made = HFTokenizer({"weights": str(folder)}, special=False)
     assert made.pad_id == 1
     assert made([f"{WORDS[1]} zebra {WORDS[0]}", "zebra", ""], 9) == [[5, 4], [1], [1]]
+
+
+def test_a_text_is_cut_behind_the_words_that_are_left_out(tmp_path: Path) -> None:
+    folder = tokenizer(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "[UNK]"}))
+    made = HFTokenizer({"weights": str(folder)}, special=False)
+    text = f"zebra {WORDS[1]} zebra {WORDS[0]} {WORDS[1]}"
+    assert made(["", text, WORDS[2], "zebra zebra zebra"], 2) == [[1], [5, 4], [6], [1]]
+    ids, (note,) = TextReader(tokenizers={"notes": made}, length=2).tokens("notes", [text])
+    assert ids == [[5, 4]]
+    assert note.startswith("1 of 1 texts of 'notes' have more than 2 tokens and are cut (longest: 3)")
 
 
 def test_texts_come_in_order_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

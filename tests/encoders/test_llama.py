@@ -17,6 +17,7 @@ from fusionbench.encoders.base import Tokens
 from fusionbench.encoders.llama import Llama
 from fusionbench.encoders.llama_weights import FAMILIES
 from fusionbench.errors import UserError
+from fusionbench.layers.decoder_mask import decoder_mask, encoder_roles
 from fusionbench.types import ModalitySpec
 
 TEXT, PICTURE = ModalitySpec("text"), ModalitySpec("image", size=16)
@@ -152,6 +153,21 @@ def test_checkpointing_changes_no_gradient() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_masks_and_angles_are_made_once_for_all_layers(
+    monkeypatch: pytest.MonkeyPatch, checkpointing: bool, mask_padding: bool
+) -> None:
+    encoder = llama(causal=True, rope=True, checkpointing=checkpointing, mask_padding=mask_padding)
+    made: list[str] = []
+    for kind, name in ((decoder_mask, "decoder_mask"), (encoder_roles, "encoder_roles")):
+        noted = lambda *args, kind=kind, name=name, **more: made.append(name) or kind(*args, **more)  # noqa: E731
+        monkeypatch.setattr(f"fusionbench.encoders.llama.{name}", noted)
+    encoder.positions.rotary.register_forward_pre_hook(lambda *_: made.append("rotary"))
+    run(encoder, ids(7, 4)).sum().backward()
+    assert sorted(made) == ["decoder_mask", "encoder_roles", "rotary"]
+
+
 @dataclass
 class Words:
     """A tokenizer of which only padding and size matter."""
@@ -183,7 +199,7 @@ def test_rope_has_as_many_positions_as_the_decoder() -> None:
 def test_further_layers_come_from_the_same_place() -> None:
     blocks: Any = Llama.blocks({"weights": "random", "config": SMALL, "dtype": "bfloat16"}, [2, 0])
     assert [b.self_attn.config.num_key_value_heads for b in blocks] == [2, 2]
-    assert {p.dtype for b in blocks for p in b.parameters()} == {torch.float32}
+    assert {p.dtype for b in blocks for p in b.parameters()} == {torch.bfloat16}
     with pytest.raises(UserError, match=r"'fusion\.cross' names layer 3, but the decoder has 3, 0 to 2"):
         Llama.blocks({"weights": "random", "config": SMALL}, [3])
 

@@ -33,9 +33,11 @@ def inputs() -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("method", ["frozen", "lora", "bitfit", "rlrr"])
-def test_pictures_and_text_share_one_backbone_and_each_picture_has_a_stem(method: str) -> None:
-    made, given = perturb(views(method)), inputs()
+@pytest.mark.parametrize(
+    ("method", "family"), [("frozen", "llama"), ("lora", "llama"), ("bitfit", "qwen2"), ("rlrr", "llama")]
+)  # of the families, Qwen 2 has biases
+def test_pictures_and_text_share_one_backbone_and_each_picture_has_a_stem(method: str, family: str) -> None:
+    made, given = perturb(views(method, config={**NODE[1]["config"], "model_type": family})), inputs()
     assert len(made.backbones) == 1
     encoder = made.encoder("eye")
     assert encoder.sequence is None
@@ -60,6 +62,19 @@ def test_pictures_of_one_size_go_through_in_one_pass_with_their_own_stems() -> N
         alone = made.pool(made.encode(made.embed({name: given[name]})))[name]
         torch.testing.assert_close(both[name], alone, **CLOSE)
     assert (both["eye"] - both["skin"]).abs().max() > 1e-3
+
+
+def test_a_frozen_random_base_does_not_depend_on_the_order_of_modalities() -> None:
+    names = ("eye", "skin", "report")
+    specs = dict(zip(names, (PICTURE, PICTURE, TEXT), strict=True))
+    bases = []
+    for order in (names, names[::-1], ("eye", "report", "skin"), ("report",)):
+        pool = EncoderPool({n: specs[n] for n in order}, dict.fromkeys(order, NODE), adaptation("lora"))
+        encoder = pool.views({n: n for n in order}).encoder("report")
+        bases.append({n: p for n, p in encoder.named_parameters() if not p.requires_grad})
+    for base in bases[1:]:
+        assert base.keys() == bases[0].keys()
+        assert all(torch.equal(value, bases[0][name]) for name, value in base.items())
 
 
 @pytest.mark.parametrize("method", ["lora", "mor", "full", "vpt"])

@@ -226,6 +226,17 @@ def test_checkpointing_gives_the_same_gradients_for_the_selected_view() -> None:
         torch.testing.assert_close(gradients[1][name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_pixels_of_bfloat16_are_resized_in_float32() -> None:
+    resize, given = Pixels("half", mean=[0.5] * 3, deviation=[0.5] * 3, size=8), torch.randn(1, 3, 20, 20).bfloat16()
+    found = resize.bfloat16()(given)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, resize.float()(given.float()).bfloat16())
+
+
+def test_it_tells_how_many_positions_its_decoder_has() -> None:
+    assert vision().longest == SMALL["max_position_embeddings"]
+
+
 def test_bfloat16_mixed_is_near_float32() -> None:
     encoder, ids = perturb(vision()), words()
     images = torch.randn(2, 3, 32, 32)

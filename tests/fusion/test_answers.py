@@ -16,8 +16,9 @@ from fusionbench.encoders.base import Tokens
 from fusionbench.encoders.mllama import Mllama
 from fusionbench.encoders.vision_language import Memory, VisionLanguage
 from fusionbench.errors import UserError
-from fusionbench.fusion.answers import Answering, language_model, load_tokenizer, open_memory, picture_and_text
+from fusionbench.fusion.answers import Answering, unwritten
 from fusionbench.fusion.criterion import CrossEntropy
+from fusionbench.fusion.question import language_model, load_tokenizer, open_memory, picture_and_text
 from fusionbench.fusion.wording import Prompt
 from fusionbench.types import ModalitySpec, Problem
 
@@ -29,7 +30,7 @@ ALL = torch.ones(3, dtype=torch.bool)
 
 
 def asking(made: Problem = MADE, **options: Any) -> Answering:
-    given = {"prompt": "macular {text} wet:", "decode": "likelihood", "max_new_tokens": 4}
+    given = {"prompt": "macular\n{text} wet:", "decode": "likelihood", "max_new_tokens": 4}
     return Answering(made, Words(), **{**given, **options}).eval()
 
 
@@ -168,6 +169,16 @@ def test_the_written_name_is_the_answer_and_none_is_minus_one() -> None:
     assert asking().answers(script, prompt, {}) is None
 
 
+def test_a_network_can_be_kept_from_writing_for_a_while() -> None:
+    wet = Words().spelled("wet")[0]
+    network, ids = torch.nn.ModuleList([asking(decode="generate"), asking()]), torch.tensor([[15]])
+    script, prompt = Scripted({15: wet, wet: 2}), Prompt(ids, torch.ones_like(ids, dtype=torch.bool))
+    with unwritten(network):
+        assert [part.answers(script, prompt, {}) for part in network] == [None, None]
+    assert network[0].answers(script, prompt, {}).tolist() == [2]
+    assert network[1].answers(script, prompt, {}) is None
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_writing_stops_when_all_have_ended_unless_other_processes_may_not(
     processes: int, monkeypatch: pytest.MonkeyPatch
@@ -190,9 +201,10 @@ def test_the_loss_is_that_of_the_true_answer_alone(smoothing: float) -> None:
     torch.testing.assert_close(found, torch.tensor((3.0 + 4.0) / 2))
 
 
-def test_class_weights_weigh_the_answers() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_class_weights_weigh_the_answers(smoothing: float) -> None:
     logits, target = torch.tensor([[-1.0, -2.0, -3.0, -9.0], [-4.0, -5.0, -6.0, -9.0]]), torch.tensor([2, 0])
-    found = asking().loss(logits, target, CrossEntropy(torch.tensor([0.5, 1.0, 2.0, 1.0])))
+    found = asking().loss(logits, target, CrossEntropy(torch.tensor([0.5, 1.0, 2.0, 1.0]), smoothing))
     torch.testing.assert_close(found, torch.tensor((2 * 3.0 + 0.5 * 4.0) / 2))
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from fusionbench import registry
 from fusionbench.adapt.views import EncoderPool
+from fusionbench.encoders.base import Tokens
 from fusionbench.encoders.llama import Llama
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
 from fusionbench.layers.cross_block import CrossBlock
-from fusionbench.types import Batch, Problem
+from fusionbench.types import Batch, ModalitySpec, Problem
 
 WIRINGS = ("llama_late", "llama_early", "llama_mixed")
 # Weights of std 0.5: with a pretrained start's 0.02 every layer would be next to the identity, and late next to early.
@@ -32,9 +33,15 @@ TWO = torch.tensor([[1, 1], [1, 0], [0, 1]], dtype=torch.bool)
 THREE = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0]], dtype=torch.bool)
 
 
-def build(fusion: str, made: Problem, method: str = "lora", **options: Any) -> Strategy:
-    """Build a strategy on tiny Llamas, one block and, if mixed, one behind the sum, whose adapters do something."""
-    node = {"weights": "random", "config": SMALL, "layers": (0, 1), "patch": 16}
+AROUND = Problem(
+    {"left": ModalitySpec("image", size=32), "report": ModalitySpec("text"), "right": ModalitySpec("image", size=32)},
+    ("class0", "class1", "class2"),
+)
+
+
+def build(fusion: str, made: Problem, method: str = "lora", dtype: str = "float32", **options: Any) -> Strategy:
+    """Build a strategy on tiny Llamas, two blocks and, if mixed, one behind the sum, whose adapters do something."""
+    node = {"weights": "random", "config": SMALL, "layers": (0, 1), "patch": 16, "dtype": dtype}
     source = EncoderPool(made.modalities, dict.fromkeys(made.modalities, (Llama, node)), adaptation(method))
     more = {"cross_after": (3,)} if fusion == "llama_mixed" else {}
     kind = registry.describe("fusion", fusion).load()
@@ -106,6 +113,50 @@ def test_it_is_what_the_equations_say(fusion: str, method: str) -> None:
 def test_three_modalities_each_read_all_others_and_all_slices(fusion: str) -> None:
     made = problem(("scan", "report", "picture"))
     check(build(fusion, made, readout="mean", through_vocabulary=True), fusion, batch(made, present=THREE))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("fusion", WIRINGS)
+def test_pictures_that_are_embedded_together_keep_their_places_around_a_text(fusion: str, method: str) -> None:
+    check(build(fusion, AROUND, method), fusion, batch(AROUND, present=THREE))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_blocks_take_modalities_in_any_order(method: str) -> None:
+    network = build("llama_late", AROUND, method).eval()
+    tokens = {name: Tokens(torch.randn(3, length, 12)) for name, length in (("left", 4), ("report", 5), ("right", 4))}
+    straight, turned = network.cross(tokens, THREE), network.cross(dict(reversed(tokens.items())), THREE)
+    assert list(straight) == list(turned) == list(AROUND.modalities)
+    assert all(torch.equal(straight[name].values, turned[name].values) for name in tokens)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "vpt", "peft_lora"])
+@pytest.mark.parametrize("how", ["plain", "mixed", "true"])
+def test_bfloat16_holds_what_is_frozen_of_the_blocks_too(method: str, how: str) -> None:
+    made = problem(("picture", "report"))
+    network, cases = build("llama_mixed", made, method, "bfloat16"), batch(made)
+    blocks = [module for module in network.modules() if isinstance(module, CrossBlock)]
+    held = {(p.requires_grad, p.dtype) for block in blocks for n, p in block.named_parameters() if "norm" not in n}
+    frozen = {(False, torch.bfloat16)} if method in ("lora", "peft_lora") else set()
+    assert held == {(True, torch.float32)} | frozen
+    if how == "true":
+        network = network.bfloat16()
+        cases.inputs["picture"] = cases.inputs["picture"].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "mixed"):
+        _, losses = step(network, cases)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
+
+
+def test_blocks_in_bfloat16_stay_close_to_float32() -> None:
+    short, exact = (build("llama_late", AROUND, dtype=dtype).eval() for dtype in ("bfloat16", "float32"))
+    exact.load_state_dict(short.state_dict())
+    tokens = {name: Tokens(torch.randn(3, 4, 12)) for name in AROUND.modalities}
+    found, wanted = short.cross(tokens, THREE), exact.cross(tokens, THREE)
+    for name in tokens:
+        assert found[name].values.dtype == torch.float32
+        off = (found[name].values - wanted[name].values).norm() / wanted[name].values.norm()
+        assert 0 < off < 0.1
 
 
 def test_the_wirings_differ_on_the_same_weights() -> None:

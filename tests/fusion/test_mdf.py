@@ -77,7 +77,7 @@ def plain(network: MDF, picture_CHW: Tensor, text: list[int]) -> tuple[Tensor, T
 @torch.no_grad()
 @pytest.mark.parametrize("query", ["unet", "vision"])
 def test_it_is_the_plain_loop_over_cases_and_names(query: str) -> None:
-    network, cases = mdf(mask="vessels", prompt="wet {text}:", query=query), cases_of()
+    network, cases = mdf(mask="vessels", prompt="wet\n{text}:", query=query), cases_of()
     output = network(cases.inputs, cases.present)
     for row in range(3):
         text = [int(i) for i in cases.inputs["report"][row] if i] if cases.present[row, 1] else []
@@ -99,8 +99,8 @@ def test_the_gradient_reaches_the_unet_through_the_language_model(encoder: str, 
 
 @torch.no_grad()
 def test_answers_leak_neither_into_film_nor_into_the_maps() -> None:
-    network, cases = mdf(mask="vessels", prompt="wet {text}:"), cases_of()
-    other = mdf(mask="vessels", prompt="wet {text}:", made=Problem(MADE.modalities, ("dry", "macular")))
+    network, cases = mdf(mask="vessels", prompt="wet\n{text}:"), cases_of()
+    other = mdf(mask="vessels", prompt="wet\n{text}:", made=Problem(MADE.modalities, ("dry", "macular")))
     other.load_state_dict(network.state_dict())
     (a, b) = (n(cases.inputs, cases.present).maps for n in (network, other))
     assert a.keys() == b.keys() == {"vessels", *(f"attention/{i}" for i in network.layers)}

@@ -60,7 +60,12 @@ def test_parts_are_all_that_is_trained_each_once(encoder: str, freeze: tuple[str
     ids = [id(p) for own in parts.values() for p in own]
     assert len(set(ids)) == len(ids)
     assert set(ids) == {id(p) for _, p in trained(network)}
-    assert bool(parts["unet"]) == network.unet().training == ("unet" not in freeze)
+    unet = network.unet()
+    assert {id(p) for p in unet.decoder.parameters()} <= {id(p) for p in parts["unet"]}
+    assert any(p.requires_grad for p in unet.net.parameters()) == unet.net.training == ("unet" not in freeze)
+    assert unet.decoder.training
+    assert unet.head.training
+    assert not any(module.training for module in network.eval().modules())
     left = sum(p.numel() for p in parts["language_model"])
     language = network.views.encoder("report")
     fresh = sum(p.numel() for n, p in language.named_parameters() if n.startswith("sight."))
@@ -126,3 +131,33 @@ def test_pictures_with_another_encoder_are_refused() -> None:
     with pytest.raises(UserError, match="modality 'picture' needs encoder unet"):
         MDF(MADE, source)
     assert isinstance(mdf().unet(), UNet)
+
+
+def test_absent_pictures_have_no_part_in_batch_statistics() -> None:
+    some, cases = mdf(mask="vessels").train(), cases_of()
+    only = mdf(mask="vessels").train()
+    only.load_state_dict(some.state_dict())
+    rows = PRESENT[:, 0]
+    found = some({**cases.inputs, "picture": cases.inputs["picture"] + 9 * ~rows[:, None, None, None, None]}, PRESENT)
+    wanted = only({name: value[rows] for name, value in cases.inputs.items()}, PRESENT[rows])
+    torch.testing.assert_close(found.logits[rows], wanted.logits, **CLOSE)
+    torch.testing.assert_close(found.maps["vessels"][rows], wanted.maps["vessels"], **CLOSE)
+    assert not found.maps["vessels"][~rows].any()
+    torch.testing.assert_close(some.unet().state_dict(), only.unet().state_dict())
+    before = {name: value.clone() for name, value in some.unet().state_dict().items()}
+    none = cases._replace(present=torch.tensor([[False, True]]).expand(4, -1))
+    sum(step(some, none)[1].values()).backward()
+    torch.testing.assert_close(some.unet().state_dict(), before, rtol=0, atol=0)
+    assert all(p.grad is not None and not p.grad.any() for p in some.unet().parameters())
+
+
+@pytest.mark.parametrize("decode", ["likelihood", "generate"])
+@torch.no_grad()
+def test_it_runs_wholly_in_bfloat16(decode: str) -> None:
+    network, cases = mdf(mask="vessels", decode=decode), cases_of()
+    wanted = network(cases.inputs, cases.present)
+    half = {"picture": cases.inputs["picture"].bfloat16(), "report": cases.inputs["report"]}
+    found = network.bfloat16()(half, cases.present)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=0.05, atol=0.1)
+    assert found.logits.dtype == torch.float32
+    assert found.maps["vessels"].isfinite().all()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny import batch, perturb, pool_for, problem, step, strategy, trained
 
+from fusionbench import inference
 from fusionbench.adapt.views import EncoderPool
 from fusionbench.errors import UserError
 from fusionbench.fusion.mllm import MLLM
@@ -86,6 +88,28 @@ def test_it_writes_in_evaluation_alone() -> None:
     assert answers.shape == (3,)
     assert answers.dtype == torch.int64
     assert network.train()(cases.inputs, cases.present).answers is None
+
+
+class Held(list):
+    """One case, as a dataset of batches."""
+
+    rows = slice(None)
+
+    def __getitem__(self, place: Any) -> Any:
+        return super().__getitem__(0)
+
+
+def test_the_cost_of_a_case_is_without_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "Cases", Held)
+    monkeypatch.setattr(inference, "collate", lambda pad_id: lambda cases: cases[0])
+    case = batch(MADE, 1)
+    data = SimpleNamespace(present=case.present.numpy(), pad_id=0)
+    source: Any = SimpleNamespace(eval_dataloader=lambda split: SimpleNamespace(dataset=Held([case])), data=data)
+    writing = mllm(decode="generate", max_new_tokens=2)
+    tasks: list[Any] = [SimpleNamespace(strategy=network) for network in (mllm(), writing)]
+    plain, written = (inference.gflops_per_case(task, source) for task in tasks)
+    assert written == plain > 0
+    assert writing.answering.writes
 
 
 def test_encoders_and_prompts_of_another_kind_are_refused() -> None:

@@ -6,12 +6,14 @@ import pytest
 import torch
 from plain_blocks import final_norm, own_tokens
 from plain_vectors import MOR, trainable, vit_base
-from tiny import batch, images, pool, problem, strategy
-from torch import Tensor
+from tiny import SPECS, adaptation, batch, encoder_node, images, pool, problem, stage_one, strategy
+from torch import Tensor, nn
 
+from fusionbench.adapt.views import EncoderPool
 from fusionbench.encoders.base import Tokens
 from fusionbench.errors import UserError
 from fusionbench.fusion.unimodel import UniModel
+from fusionbench.types import Problem
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -90,3 +92,104 @@ def test_complete_cases_need_no_mask() -> None:
 
 def test_parameters_are_those_of_one_vit_with_mor() -> None:
     assert trainable(vit_base("unimodel", 2, 4)) == MOR + 4 * 768 + 4 + 2 * 768 == 1_479_268
+
+
+def one_decoder(names: tuple[str, ...], method: str = "lora", **options: object) -> tuple[Problem, EncoderPool]:
+    """Return a problem on pictures and a report that share one node of a tiny Llama with large weights."""
+    made = Problem({n: SPECS["report" if n == "report" else "picture"] for n in names}, ("a", "b", "c"))
+    kind, given = encoder_node("llama")
+    node = (kind, {**given, "config": {**given["config"], "initializer_range": 0.3}, **options})
+    return made, EncoderPool(made.modalities, dict.fromkeys(names, node), adaptation(method))
+
+
+def words(ids: Tensor) -> Tensor:
+    """Return a text without its padding; the first token is always read."""
+    return ids[(ids != 0) | (torch.arange(len(ids)) == 0)]
+
+
+def plain_decoder(network: UniModel, inputs: dict[str, Tensor], here: list[str], reading: str, pool: str) -> Tensor:
+    """Return one case's logits: pictures, then the text behind them, with who sees whom written out pair by pair."""
+    encoder = network.views.encoder(network.carrier)
+    pictures = [n for n in network.names if n != "report"]
+    parts, is_picture = [], []
+    for name in (*pictures, "report"):
+        place = pictures.index(name) if name in pictures else None
+        if place is None:
+            values = encoder.net.embed_tokens(words(inputs[name]))
+        else:
+            values = encoder.stem.each[place](inputs[name])[0]
+        values = values + network.modality[network.names.index(name)]
+        kept = values if name in here else values[: 1 if name == pictures[0] else 0]
+        parts.append(kept)
+        is_picture += [place is not None] * len(kept)
+    x = torch.cat(parts)[None]
+    seen = torch.zeros(len(is_picture), len(is_picture), dtype=torch.bool)
+    for q, asks in enumerate(is_picture):
+        for k, told in enumerate(is_picture):
+            seen[q, k] = reading == "open" or k <= q or (reading == "mutual" and asks and not told)
+    head = encoder.net.layers[0].self_attn.head_dim
+    unturned = (torch.ones(1, len(is_picture), head), torch.zeros(1, len(is_picture), head))
+    for layer in encoder.net.layers:
+        x = layer(x, attention_mask=seen[None, None], position_embeddings=unturned)
+    own = len(is_picture) if reading == "causal" else sum(is_picture)
+    normed = encoder.net.norm(x[0, :own])
+    return network.head(normed.mean(dim=0) if pool == "mean" else normed[-1])
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+@pytest.mark.parametrize("reading", ["open", "causal", "mutual"])
+@pytest.mark.parametrize("names", [("left", "report"), ("report", "left"), ("left", "report", "right")])
+def test_one_decoder_reads_pictures_and_then_their_text(names: tuple[str, ...], reading: str, pool: str) -> None:
+    options = {"causal": reading != "open", "mutual_attention": reading == "mutual", "pool": pool}
+    made, source = one_decoder(names, **options)
+    network = strategy("unimodel", made, source).eval()
+    assert network.carrier == "left"
+    present = torch.tensor([[True, True, True], [True, False, True], [False, True, False]])[:, : len(names)]
+    cases = batch(made, present=present)
+    logits = network(cases.inputs, cases.present).logits
+    for row in range(3):
+        here = [n for i, n in enumerate(names) if present[row, i]]
+        wanted = plain_decoder(network, {n: v[row] for n, v in cases.inputs.items()}, here, reading, pool)
+        torch.testing.assert_close(logits[row], wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("reader", ["llama", "hf_patches"])
+def test_each_picture_has_a_stem_of_its_own_beside_the_one_adapter_set(reader: str) -> None:
+    one, three = (strategy("unimodel", m, pool(m, "lora", {"image": reader})) for m in (images(1), images(3)))
+    stem = sum(p.numel() for p in three.views.encoder("image0").stem.each[0].parameters())
+    assert list(three.views.address) == ["image0"]
+    assert trainable(three) - trainable(one) == 2 * (stem + three.views.width("image0"))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_one_decoder_starts_from_the_first_modality_of_stage_1(method: str) -> None:
+    made, source = one_decoder(("report", "left", "right"), method)
+    network = strategy("unimodel", made, source)
+    states = stage_one(made, source)
+    fresh = {k: v.clone() for k, v in network.views.encoder("left").stem.each[1].state_dict().items()}
+    network.load_unimodal(states)
+    now = network.views.adapter("left")
+    assert all(torch.equal(now[key], value) for key, value in states["left"].adapter.items())
+    kept = network.views.encoder("left").stem.each[1].state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in fresh.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_full_tuning_trains_the_words_that_stand_behind_a_picture(dtype: str) -> None:
+    made, source = one_decoder(("left", "report"), "full", dtype=dtype)
+    network = strategy("unimodel", made, source)
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in network.parameters())
+    cases = batch(made, 2)
+    nn.functional.cross_entropy(network(cases.inputs, cases.present).logits, cases.target).backward()
+    assert network.views.encoder("left").net.embed_tokens.weight.grad.any()
+
+
+@pytest.mark.parametrize("reading", ["open", "causal", "mutual"])
+@pytest.mark.parametrize("method", ["lora", "losa", "vpt"])
+def test_a_decoder_leaves_nothing_that_is_trained_dead(method: str, reading: str) -> None:
+    options = {"causal": reading != "open", "mutual_attention": reading == "mutual"}
+    made, source = one_decoder(("left", "report", "right"), method, **options)
+    network = strategy("unimodel", made, source)
+    cases = batch(made, 4)
+    nn.functional.cross_entropy(network(cases.inputs, cases.present).logits, cases.target).backward()
+    assert not [n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]

@@ -13,7 +13,7 @@ from fusionbench.errors import UserError
 from fusionbench.fusion.wording import LONGEST, Wording, find, words
 
 CLASSES = ("macular", "wet_macular_degeneration", "wet", "dry")
-TEMPLATE = "macular {text} {classes}:"
+TEMPLATE = "macular\n{text} {classes}:"
 
 
 def wording(classes: tuple[str, ...] = CLASSES, template: str = TEMPLATE) -> Wording:
@@ -21,7 +21,7 @@ def wording(classes: tuple[str, ...] = CLASSES, template: str = TEMPLATE) -> Wor
 
 
 def test_the_prompt_stands_around_the_text_and_padding_is_closed() -> None:
-    made = wording(("wet", "dry"), "macular {text} ? {classes}:")
+    made = wording(("wet", "dry"), "macular\n{text} ? {classes}:")
     ids = torch.tensor([[9, 9, 9], [9, 0, 0], [9, 9, 9]])
     prompt = made.prompt(ids, torch.tensor([True, True, False]))
     macular, wet, dry, colon, mark, comma = (Words.known.index(w) + 3 for w in ("macular", "wet", "dry", ":", "?", ","))
@@ -49,12 +49,21 @@ def test_likelihoods_are_the_mean_over_a_names_tokens_and_its_end() -> None:
     torch.testing.assert_close(made.likelihoods(logits), wanted)
 
 
+def test_likelihoods_are_the_same_in_bfloat16_training() -> None:
+    made = wording()
+    logits = 3 * torch.randn(5, 1 + len(made.owner_T), 20)
+    wanted = made.likelihoods(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.likelihoods(logits), wanted)
+    assert torch.equal(made.bfloat16().likelihoods(logits), wanted)
+
+
 def test_of_names_that_share_a_beginning_each_can_win() -> None:
     made = wording(("wet", "wet_macular", "wet_macular_degeneration"))
     for index, name in enumerate(made.names):
         own = [*made.tokenizer.spelled(name), made.end_id]
         logits = torch.zeros(1, 1 + len(made.owner_T), 20)
-        for token, source in zip(own, made.source_U[made.share_UK[:, index] > 0].tolist(), strict=True):
+        for token, source in zip(own, made.source_U[made.own_UK[:, index]].tolist(), strict=True):
             logits[0, source, token] = 9.0
         assert made.likelihoods(logits).argmax() == index
 
@@ -84,13 +93,17 @@ def test_what_follows_the_end_names_nothing() -> None:
     ("text", "wanted"),
     [
         ("It is Wet macular\n degeneration.", 1),
-        ("wet, or dry", 2),
+        ("wet, or dry", -1),
+        ("This is not wet; it is dry", -1),
+        ("Wet! So wet.", 2),
+        ("wet macular degeneration, which is wet", -1),
+        ("wet macular", -1),
         ("the MACULAR", 0),
         ("wetness of the dryer", -1),
         ("", -1),
     ],
 )
-def test_the_longest_name_that_stands_there_as_whole_words_is_found(text: str, wanted: int) -> None:
+def test_the_one_name_that_is_said_as_whole_words_and_not_inside_of_another_is_found(text: str, wanted: int) -> None:
     assert find(text, [words(name) for name in CLASSES]) == wanted
 
 
@@ -99,8 +112,9 @@ def test_the_longest_name_that_stands_there_as_whole_words_is_found(text: str, w
     [
         (("wet",), "Answer:", r"must hold \{text\} once.*, not 0 times"),
         (("wet",), "{text} {text}:", "not 2 times"),
-        (("wet",), "Text: {text}", r"must go on behind \{text\} and not end with a space"),
+        (("wet",), "Text:\n{text}", r"must go on behind \{text\} and not end with a space"),
         (("wet",), "{text} answer: ", "not end with a space"),
+        (("wet",), "Text: {text}\nAnswer:", r"must not have a space right before \{text\}"),
         (("a_b", "c_d"), "{text}:", "the classes 'a_b' and 'c_d' are the same to the language model"),
         (("wet_dry", "wet dry"), "{text}:", "the classes 'wet_dry' and 'wet dry' are the same"),
         ((" ", "wet"), "{text}:", "the class name '' cannot be told from the end of 'fusion.prompt'"),

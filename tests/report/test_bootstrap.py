@@ -189,3 +189,43 @@ def test_the_interval_of_a_mean_is_that_of_resampled_groups_one_at_a_time():
 
 def test_one_group_gives_a_mean_no_interval():
     assert np.isnan(mean_interval([0.5, 1.0], ["one", "one"])).all()
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_a_resample_that_lacks_a_class_is_left_out_of_means_over_classes(multilabel):
+    """Class c has one case, which is scored last of all; without it the mean over a and b is perfect."""
+    target = np.array([0] * 10 + [1] * 10 + [2])
+    scores = np.eye(3)[target] * 0.9
+    scores[-1] = [0.05, 0.05, 0.0]
+    scores[:-1, 2] += 0.02
+    labels = np.eye(3, dtype=int)[target] if multilabel else target
+    groups = [f"patient {index}" for index in range(21)]
+    samples = group_samples(scores, labels, groups, CLASSES, multilabel, resamples=200)
+    has_c = np.concatenate(list(group_weights(groups, 200, 0)))[:, -1] > 0
+    for name in ("mAP", "mAUC", "mS2", "F1"):
+        assert (np.isnan(samples[name]) == ~has_c).all(), name
+    assert not np.isnan(samples["accuracy"]).any()
+    assert group_intervals(scores, labels, groups, CLASSES, multilabel)["mAP"][1] < 0.8
+
+
+def test_the_interval_of_many_rare_classes_holds_the_score_or_is_none():
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+        target = (generator.random((17, 14)) < 0.15).astype(int)
+        scores = np.clip(generator.random((17, 14)) * 0.8 + 0.2 * target, 0, 1)
+        names = [str(index) for index in range(17)]
+        observed = weighted_scores(scores, target, np.ones((1, 17)))
+        bounds = group_intervals(scores, target, names, names[:14], True, resamples=300)
+        for name in ("mAP", "mAUC", "mS2", "F1"):
+            low, high = bounds[name]
+            assert math.isnan(low) or low <= observed[name][0] <= high, (seed, name)
+
+
+def test_too_few_resamples_with_every_class_give_no_interval():
+    """Each class is one patient's, so few resamples of six have all."""
+    groups = [f"patient {index}" for index in range(6)]
+    classes = list("abcdef")
+    bounds = group_intervals(np.eye(6), np.arange(6), groups, classes, False)
+    for name in ("mAP", "mAUC", "mS2", "F1"):
+        assert all(map(math.isnan, bounds[name])), name
+    assert not any(map(math.isnan, bounds["accuracy"]))

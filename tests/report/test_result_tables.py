@@ -95,3 +95,13 @@ def test_further_scores_with_an_interval_get_a_column():
     assert "…" not in printed(80, rows)
     assert "dice_low" in csv(rows).splitlines()[0]
     assert "dice" not in markdown(ROWS, cases=79, groups=60)
+
+
+def test_a_mean_over_classes_without_a_range_is_explained():
+    bounds = {"accuracy": (0.5, 0.9), "mAP": (float("nan"), float("nan"))}
+    row = ResultRow("rare", {"mAP": 0.14, "accuracy": 0.7}, bounds)
+    shown = markdown([row], cases=17, groups=17)
+    assert "| 0.14 |" in shown
+    assert "without a range: too few resamples have every class" in shown
+    assert "without a range" not in markdown([ResultRow("one", {"mAP": 0.14})], cases=1, groups=1)
+    assert "without a range" not in markdown([ResultRow("a", {"mAP": 0.1}, {"mAP": (0, 1)})], cases=9, groups=9)

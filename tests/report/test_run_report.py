@@ -8,7 +8,7 @@ import pytest
 from fusionbench.errors import UserError
 from fusionbench.metrics import HEADLINE
 from fusionbench.report.run_report import summarise
-from fusionbench.results import Result
+from fusionbench.results import Method, Result
 
 CLASSES = ["benign", "malignant", "absent"]
 
@@ -121,3 +121,12 @@ def test_a_score_that_no_test_case_has(table, tmp_path):
     assert math.isnan(summary.scores["dice"])
     assert summary.scores["dice/cases"] == 0
     assert all(math.isnan(bound) for bound in summary.intervals["dice"])
+
+
+def test_the_text_table_names_the_fusion_its_run_and_what_is_read(table, tmp_path):
+    method = Method("concat, label_free text", 1234, "0123456789abcdef", "label_free")
+    summarise(table, CLASSES, False, tmp_path, text_only={"report": result("report", 0.625)}, method=method)
+    shown = (tmp_path / "text_only.md").read_text()
+    line = next(line for line in shown.splitlines() if line.startswith("| concat, label_free text |"))
+    assert line.endswith("| 1.2K | `01234567` |")
+    assert shown.endswith("Content of the texts (data.text.content): label_free.\n")

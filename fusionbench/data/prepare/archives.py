@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Self, cast
 
 from fusionbench.errors import UserError
 
 LARGEST = 64 * 2**20  # bytes of one file: far above any picture or report
+_LARGEST_HEADER = 2**20  # bytes of a long name or of pax records, which tarfile reads at once
+_READ_AT_ONCE = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X")
 
 
 def stream_archive(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
@@ -30,13 +32,33 @@ def stream_archive(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[
     if not path.exists() or path.is_dir():
         raise UserError(f"there is no archive '{path}': give the path of the file that was fetched")
     try:
-        with path.open("rb") as raw, _plain(raw) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
+        with path.open("rb") as raw, _plain(raw) as plain, _open(plain) as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 if member.isreg() and not name.startswith(".") and wanted(name):
                     yield name, _content(archive, member, path)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"the archive '{path}' is damaged or cut off ({error}): fetch it again") from error
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses a header that would fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return what a block of 512 bytes says of the bytes behind it.
+
+        Raises:
+            tarfile.ReadError: They are a header of its own and too many.
+        """
+        made = super().frombuf(buf, encoding, errors)
+        if made.type in _READ_AT_ONCE and made.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"it has a header of {made.size} bytes")
+        return made
+
+
+def _open(plain: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=plain, mode="r|", tarinfo=_Member)
 
 
 def _plain(raw: BufferedReader) -> IO[bytes]:

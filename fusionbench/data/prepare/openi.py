@@ -39,8 +39,9 @@ def prepare(images: Path, reports: Path, splits: Path, out: Path) -> pd.DataFram
         One row a picture: ``picture``, ``split``, ``report`` and the findings.
 
     Raises:
-        UserError: An input is missing, damaged, or does not go with the others.
+        UserError: An input is missing, damaged, or does not go with the others, or ``out`` cannot be a folder.
     """
+    _check_out(out)
     table = read_splits(splits)
     texts = read_reports(reports)
     table["report"] = [texts.get(name, "") for name in table["picture"]]
@@ -54,6 +55,13 @@ def prepare(images: Path, reports: Path, splits: Path, out: Path) -> pd.DataFram
     return table
 
 
+def _check_out(out: Path) -> None:
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        what = "it is a file" if there == out else f"'{there}' is a file"
+        raise UserError(f"--out '{out}' must be a folder, which is made if need be, but {what}")
+
+
 def _write_tables(table: pd.DataFrame, out: Path) -> None:
     """Write the three csv files; old ones go first, so that no new file ever stands beside an old one."""
     for file in FILES.values():
@@ -64,11 +72,12 @@ def _write_tables(table: pd.DataFrame, out: Path) -> None:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return how many pictures, studies and reports with words each split has: one row a split."""
+    """Return how many pictures, pictures with words in their report and studies each split has: one row a split."""
     told = table["report"].map(says_something)
     studies = table["picture"].map(study_of)
     counts = pd.DataFrame({"split": table["split"], "study": studies, "told": told}).groupby("split")
-    columns = {"pictures": counts.size(), "studies": counts["study"].nunique(), "with a report": counts["told"].sum()}
+    pictures, with_report = counts.size(), counts["told"].sum()
+    columns = {"pictures": pictures, "pictures with a report": with_report, "studies": counts["study"].nunique()}
     return pd.DataFrame(columns).reindex(list(FILES), fill_value=0)
 
 

@@ -37,12 +37,12 @@ def parse_report(content: bytes, source: str) -> dict[str, str]:
         source: What an error calls it.
 
     Raises:
-        UserError: It is no sound XML, or it declares entities.
+        UserError: It is no sound XML, it declares entities, or its encoding is unknown.
     """
     try:
         _refuse_entities(content)
         root = ElementTree.fromstring(content)
-    except (expat.ExpatError, ElementTree.ParseError, ValueError) as error:
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         raise UserError(f"the report {source} is no sound XML: {error}") from error
     texts = {section: _section(root, section) for section in SECTIONS}
     report = " ".join(f"{section} : {text}" for section, text in texts.items())
