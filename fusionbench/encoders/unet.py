@@ -42,7 +42,7 @@ class UNet(Encoder):
     Pictures of any size are taken, since the decoder upsamples to each skip's own size.
 
     Ours: it is trained whole whatever the tuning method, since those are made for transformers; ``freeze: [unet]`` of
-    ``mdf`` freezes it.
+    ``mdf`` freezes its encoder, not the mask decoder.
 
     Args:
         backbone: segmentation_models_pytorch's name (``resnet50``, ``efficientnet-b0``), or ``tu-`` and timm's name.
