@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusionbench import registry
 from fusionbench.adapt.base import Adaptation
+from fusionbench.adapt.peft_lora import PeftLoRA
 from fusionbench.adapt.views import EncoderPool, Views
 from fusionbench.adapt.vpt import VPT
 from fusionbench.errors import UserError
@@ -19,7 +20,10 @@ from fusionbench.layers.frozen import base_checksum, trained_state
 NAMES = {"primary/a": "image0", "primary/b": "image1", "auxiliary/a": "image0"}
 MAKERS: dict[str, Callable[[], Adaptation]] = {
     name: lambda name=name: adaptation(name) for name in registry.names("adapt") if name not in ("full", "frozen")
-} | {"vpt shallow": lambda: VPT(depth="shallow")}
+} | {
+    "vpt shallow": lambda: VPT(depth="shallow"),
+    "peft_lora": lambda: PeftLoRA(dropout=0.0),  # two passes in training are compared
+}
 
 
 @pytest.fixture(params=MAKERS)
