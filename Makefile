@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PARALLEL ?= 1
+WORKERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help install assets demo test test-slow lint type format bench ablations ui clean
 
@@ -25,8 +26,8 @@ assets: $(READY) ## Fetch the pinned weights and data, checked by sha256
 demo: assets ## EI with MoR on real data: fit, result table, where the run is
 	$(BIN)/fusionbench fit --config experiments/demo.yaml
 
-test: assets ## The whole suite, at most 15 minutes on 2 cores
-	$(BIN)/python -m pytest
+test: assets ## The whole suite, at most 15 minutes on 2 cores; WORKERS=1: one process
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: assets ## What takes minutes
 	$(BIN)/python -m pytest -m slow
