@@ -12,6 +12,7 @@ from fusionbench.types import Tokenizer
 
 _AT_ONCE = 256  # texts: enough to keep all cores busy, while what is cut off stays in memory for so many alone
 _WHOLE = 10**7  # tokens: more than any text has
+_WORDS = 200  # letters of another library's error
 _FILES = ("tokenizer.json", "*.model", "vocab.*")
 
 
@@ -39,8 +40,9 @@ class HFTokenizer:
         named = options.get("tokenizer") or options["weights"]
         if named == "random":
             raise UserError("an encoder with random weights has no tokenizer of its own: give encoder.tokenizer=PATH")
-        source = str(options.get("model") if named == "hub" else named)
-        self._tokenizer = _read(source)
+        own = not options.get("tokenizer")
+        source = _source(options) if own else str(named)
+        self._tokenizer = _read(source, "weights" if own else "tokenizer")
         self._special = special
         pad_id = self._tokenizer.pad_token_id if special else padding_id(self._tokenizer)
         if pad_id is None:
@@ -128,47 +130,98 @@ def check_tokenizer(tokenizer: Tokenizer, *, reader: str, pad_id: int, words: in
         raise UserError(f"the tokenizer has {size} words, but the {reader} only {words}: {remedy}")
 
 
-def _read(source: str) -> Any:  # noqa: ANN401
+def _source(options: Mapping[str, Any]) -> str:
+    """Return where the tokenizer that comes with the weights lies: a model's id on the hub, an asset or a path.
+
+    Raises:
+        UserError: The weights cannot be there, or are to come from the hub, but no model is named.
+    """
+    if options["weights"] != "hub":
+        weights_path(str(options["weights"]))
+        return str(options["weights"])
+    if options.get("model") is None:
+        raise UserError("encoder.weights=hub needs encoder.model=OWNER/NAME")
+    return str(options["model"])
+
+
+def _read(source: str, option: str) -> Any:  # noqa: ANN401
     """Read a tokenizer from a folder, an asset, a file in a folder, or the hub.
+
+    Args:
+        source: Where it lies.
+        option: Of the encoder node, ``weights`` or ``tokenizer``, that says so, for errors.
 
     Raises:
         UserError: There is none, or it is damaged or gated.
     """
     from transformers import AutoTokenizer, LlamaTokenizer
 
-    folder = _folder(source)
+    folder = _folder(source, option)
     if folder is not None and not any(file for pattern in _FILES for file in folder.glob(pattern)):
         raise UserError(f"'{folder}' holds no tokenizer (tokenizer.json or the like); give encoder.tokenizer=PATH")
     kind: Any = LlamaTokenizer if folder is not None and _is_sentencepiece_alone(folder) else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(str(folder or source), trust_remote_code=False)
     except Exception as error:  # transformers, the hub client and tokenizers each have their own
-        raise _failed(source, error) from None
+        raise _failed(source, folder, option, error) from None
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # For some families transformers makes one of special tokens alone where the files are missing.
         raise UserError(f"no tokenizer lies in '{source}'; give encoder.tokenizer=PATH")
     return tokenizer
 
 
-def _failed(source: str, error: Exception) -> UserError:
+def _failed(source: str, folder: Path | None, option: str, error: Exception) -> UserError:
     """Return the one sentence for a tokenizer that could not be read."""
     from huggingface_hub.errors import GatedRepoError
 
     if isinstance(error, GatedRepoError) or isinstance(error.__cause__, GatedRepoError):
         return UserError(
             f"'{source}' is gated: accept its licence on the hub and log in with `hf auth login`, or give a local "
-            "folder by encoder.tokenizer=PATH"
+            f"folder by encoder.{option}=PATH"
         )
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"no tokenizer could be read from '{source}' ({reason}); give encoder.tokenizer=PATH")
+    if folder is None:
+        return UserError(
+            f"no tokenizer could be had from '{source}' on the hub ({_short(error)}); give a local folder by "
+            f"encoder.{option}=PATH"
+        )
+    fault = _fault_of_config(folder)
+    if fault is not None:
+        return UserError(f"'{folder / 'config.json'}' is wrong ({_short(fault)}); give a model's own, unchanged")
+    return UserError(f"no tokenizer could be read from '{source}' ({_short(error)}); give encoder.tokenizer=PATH")
 
 
-def _folder(source: str) -> Path | None:
-    """Return the local folder that ``source`` names, or that its file lies in; None for a hub id."""
-    if not source.startswith(("asset:", ".", "/", "~")) and not Path(source).expanduser().exists():
+def _fault_of_config(folder: Path) -> Exception | None:
+    """Return what is wrong with a model's config, which transformers reads before its tokenizer; None if nothing."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
         return None
-    path = weights_path(source)
-    return path.parent if path is not None and path.is_file() else path
+    try:
+        AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers has many kinds
+        return error
+    return None
+
+
+def _short(error: Exception) -> str:
+    """Return an error's words on one line, cut between two of them."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _WORDS else f"{text[:_WORDS].rpartition(' ')[0]} ..."
+
+
+def _folder(source: str, option: str) -> Path | None:
+    """Return the local folder that ``source`` names, or that its file lies in; None for a hub id.
+
+    Raises:
+        UserError: It reads as a path, but nothing lies there.
+    """
+    path = Path(source).expanduser()
+    if not source.startswith(("asset:", ".", "/", "~")) and not path.exists():
+        return None
+    if option == "tokenizer" and not source.startswith("asset:") and not path.exists():
+        raise UserError(f"there is no tokenizer at '{source}'; possible are a folder, asset:NAME and a model's hub id")
+    found = weights_path(source)
+    return found.parent if found is not None and found.is_file() else found
 
 
 def _is_sentencepiece_alone(folder: Path) -> bool:

@@ -192,6 +192,35 @@ def gated_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 @pytest.mark.usefixtures("gated_hub")
-def test_a_gated_repository_says_how_to_get_in() -> None:
-    with pytest.raises(UserError, match=r"^'owner/decoder' is gated: accept its licence .* encoder\.tokenizer=PATH$"):
-        HFTokenizer({"weights": "hub", "model": "owner/decoder"}, special=False)
+@pytest.mark.parametrize(
+    ("node", "option"),
+    [
+        ({"weights": "hub", "model": "owner/decoder"}, "weights"),
+        ({"weights": "random", "tokenizer": "owner/decoder"}, "tokenizer"),
+    ],
+)
+def test_a_gated_repository_says_how_to_get_in(node: dict[str, str], option: str) -> None:
+    said = rf"^'owner/decoder' is gated: accept its licence .* encoder\.{option}=PATH$"
+    with pytest.raises(UserError, match=said):
+        HFTokenizer(node, special=False)
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ({"weights": "hub"}, "encoder.weights=hub needs encoder.model=OWNER/NAME"),
+        ({"weights": "hubb"}, "possible are a path, hub, asset:NAME, random"),
+        ({"weights": "random", "tokenizer": "./gone"}, "no tokenizer at './gone'; possible are a folder"),
+    ],
+)
+def test_what_names_nothing_is_told_before_any_hub_is_asked(node: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        HFTokenizer(node)
+
+
+@pytest.mark.parametrize("config", ["{", '{"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}'])
+def test_a_fault_of_the_config_is_not_blamed_on_the_tokenizer(config: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json' is wrong \(.+\); give a model's own"):
+        HFTokenizer({"weights": str(tmp_path)}, special=False)
