@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 from tiny import (
@@ -13,7 +11,6 @@ from tiny import (
     criterion,
     encoder_node,
     key_lengths,
-    kinds_of,
     pool_for,
     problem,
     stage_one,
@@ -22,12 +19,12 @@ from tiny import (
     trained,
 )
 from torch import Tensor
+from trials import accepts_missing, counts, gradients, same_dropout, some, spoil, subsets, up_to_three
 
 from fusionbench import registry
-from fusionbench.adapt.views import EncoderPool
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
-from fusionbench.types import Batch, Problem
+from fusionbench.types import Batch
 
 STRATEGIES = registry.names("fusion")
 METHODS = registry.names("adapt")
@@ -38,51 +35,6 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 def name(request: pytest.FixtureRequest) -> str:
     """Go through the strategies."""
     return str(request.param)
-
-
-def counts(name: str) -> list[int]:
-    """Return how many modalities a strategy is tried with."""
-    least, most = registry.describe("fusion", name).constants.get("modality_count", (1, None))
-    return [m for m in (1, 2, 3, 4) if m >= least and (most is None or m <= most)]
-
-
-def some(name: str, count: int, multilabel: bool = False) -> Problem:
-    """Return a problem on the first of pictures, texts, tables and scans that a strategy takes."""
-    fits = [modality for modality, spec in SPECS.items() if spec.kind in kinds_of(name)]
-    return problem(fits[:count], multilabel=multilabel)
-
-
-def up_to_three(name: str) -> Problem:
-    """Return a problem on three modalities, or as many as a strategy takes."""
-    return some(name, min(3, counts(name)[-1]))
-
-
-def subsets(made: Problem) -> Tensor:
-    """Return every non-empty subset of a problem's modalities, (2^M - 1, M)."""
-    return torch.tensor([row for row in product([True, False], repeat=len(made.modalities)) if any(row)])
-
-
-def accepts_missing(name: str) -> bool:
-    """Whether a strategy takes cases that lack a modality."""
-    return not registry.describe("fusion", name).constants.get("needs_all", False)
-
-
-def spoil(made: Problem, cases: Batch) -> Batch:
-    """Overwrite what is absent by NaN, or by other token ids."""
-    inputs = {}
-    for index, (name, value) in enumerate(cases.inputs.items()):
-        absent = ~cases.present[:, index].reshape(-1, *[1] * (value.ndim - 1))
-        rubbish = torch.full_like(value, float("nan") if value.is_floating_point() else 7)
-        inputs[name] = torch.where(absent, rubbish, value)
-    return cases._replace(inputs=inputs)
-
-
-def gradients(network: Strategy, cases: Batch) -> dict[str, Tensor | None]:
-    """Return the gradients of the sum of all losses."""
-    network.zero_grad()
-    _, losses = step(network, cases)
-    sum(losses.values()).backward()
-    return {name: p.grad for name, p in network.named_parameters()}
 
 
 @pytest.mark.parametrize("multilabel", [False, True], ids=["multiclass", "multilabel"])
@@ -120,17 +72,12 @@ def test_what_is_absent_is_never_read(name: str) -> None:
     network = strategy(name, made)
     cases = batch(made, present=subsets(made))
     spoilt = spoil(made, cases)
-    (a, first), (b, second) = (_same_dropout(step, network, c) for c in (cases, spoilt))
+    (a, first), (b, second) = (same_dropout(step, network, c) for c in (cases, spoilt))
     assert torch.equal(a.logits, b.logits)
     assert all(torch.equal(a.branches[k], b.branches[k]) for k in a.branches)
     assert all(torch.equal(first[k], second[k]) for k in first)
-    clean, dirty = (_same_dropout(gradients, network, c) for c in (cases, spoilt))
+    clean, dirty = (same_dropout(gradients, network, c) for c in (cases, spoilt))
     assert all(torch.equal(grad, dirty[k]) for k, grad in clean.items() if grad is not None)
-
-
-def _same_dropout(function, *arguments):
-    torch.manual_seed(0)
-    return function(*arguments)
 
 
 def test_any_subset_of_modalities_gives_finite_predictions_and_gradients(name: str) -> None:
@@ -275,32 +222,13 @@ def test_every_encoder_serves_every_strategy_that_can_take_it(name: str, encoder
     assert all(value.isfinite() for value in losses.values())
 
 
-@pytest.mark.parametrize("views", [("left", "report"), ("report", "left"), ("left", "report", "right")])
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_one_decoder_node_serves_pictures_and_text(name: str, views: tuple[str, ...], method: str) -> None:
-    """Each picture is read by its own stem and the text by its words, whatever the strategy makes of the one node."""
-    about = registry.describe("fusion", name).constants
-    if about.get("encoders") or len(views) not in counts(name):
-        pytest.skip("the strategy takes other encoders, or another number of modalities")
-    made = Problem({view: SPECS["report" if view == "report" else "picture"] for view in views}, ("a", "b", "c"))
-    node = encoder_node("llama")
-    network = strategy(name, made, EncoderPool(made.modalities, dict.fromkeys(views, node), adaptation(method)))
-    grads = gradients(network, batch(made, 4))
-    assert not [p for p, _ in trained(network) if grads[p] is None or not grads[p].any()]
-    if accepts_missing(name):
-        cases = batch(made, present=subsets(made))
-        first, second = (network.eval()(c.inputs, c.present).logits for c in (cases, spoil(made, cases)))
-        assert first.isfinite().all()
-        assert torch.equal(first, second)
-
-
 def test_mixed_precision_gives_finite_losses_and_gradients(name: str) -> None:
     made = some(name, counts(name)[-1])
     network = strategy(name, made)
     cases = batch(made, 2)
-    full, _ = _same_dropout(step, network, cases)
+    full, _ = same_dropout(step, network, cases)
     with torch.autocast("cpu", torch.bfloat16):
-        output, losses = _same_dropout(step, network, cases)
+        output, losses = same_dropout(step, network, cases)
     sum(losses.values()).backward()
     torch.testing.assert_close(output.logits.float(), full.logits, rtol=0.1, atol=0.1)
     assert all(p.grad.isfinite().all() for _, p in trained(network) if p.grad is not None)
