@@ -152,7 +152,9 @@ def test_scoring_the_run_again_gives_the_same_numbers(fitted):
     done = command("test", *fitted.model, COLUMNS="220")
     assert done.code == 0, done.err
     scores = [fitted.run.data.metrics[f"test/{name}"] for name in ("mAP", "mAUC", "mS2", "accuracy", "F1", "ECE")]
-    shown = re.findall(r"(\d\.\d\d) \[", done.out)[: len(scores)]
+    shown = re.findall(r"(?<![\d.\[])\d\.\d\d(?=\s)", done.out)[
+        : len(scores)
+    ]  # without their intervals, if they have one
     assert [float(value) for value in shown] == [round(score, 2) for score in scores]
 
 
@@ -170,7 +172,8 @@ def test_prediction_gives_every_case_its_probabilities(fitted):
     tracked = pd.read_parquet(fitted.artifact("predictions.parquet")).set_index("case")
     again = table[table["split"] == "test"].assign(case=lambda t: t["case"].map(fitted.store.anonymous))
     again = again.set_index("case").loc[tracked.index]
-    pd.testing.assert_frame_equal(again.filter(regex=r"^prob\."), tracked.filter(regex=r"^prob\."), atol=1e-6)
+    close = 1e-6 if fitted.config["trainer"]["precision"] == "32-true" else 1e-3  # cases stand in other batches
+    pd.testing.assert_frame_equal(again.filter(regex=r"^prob\."), tracked.filter(regex=r"^prob\."), atol=close)
 
 
 @pytest.mark.parametrize("experiment", WITH_FOLDER)

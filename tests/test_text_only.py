@@ -158,10 +158,12 @@ def test_a_run_that_was_cut_off_goes_on_with_both(experiment, tmp_path, monkeypa
         return real(*arguments)
 
     options = [f"tracking.folder={place}", "data.batch_size=4"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
         patch.setattr(FusionTask, "training_step", stopped)
         patch.setattr(run_report, "draw", lambda *_: [])
         command("fit", "--config", experiment, *options)
+    signal.signal(signal.SIGINT, before)
     assert "KILLED" in {run.info.status for run in runs(store(place))}
     done = fit(experiment, place, "data.batch_size=4", "--resume")
     assert fusions(place) == ["unimodal", "concat"]
