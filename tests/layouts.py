@@ -190,6 +190,9 @@ OPENI = (
 OPENI_FILES = {"train": "train", "val": "validation", "test": "test"}
 
 
+TAKEN_OUT = "XXXX"  # what the collection writes for words that were taken out for privacy
+
+
 def openi_case(part: int, study: int) -> tuple[list[str], str, str, list[int]]:
     """Return a study's frontal pictures, findings, impression and labels; one study is its finding's only one.
 
@@ -197,7 +200,7 @@ def openi_case(part: int, study: int) -> tuple[list[str], str, str, list[int]]:
     """
     number, label = 100 * (part + 1) + study, study % len(OPENI)
     views = ("1001", "2001") if study % 5 == 0 else ("1001",)
-    findings = "" if study % 7 == 3 else f"There is {OPENI[label].lower()}, XXXX seen by reader {number}."
+    findings = "" if study % 7 == 3 else f"There is {OPENI[label].lower()}, {TAKEN_OUT} seen by reader {number}."
     labels = [int(column in (label, (label + 3 * (study % 2)) % len(OPENI))) for column in range(len(OPENI))]
     impression = "" if study % 7 == 3 else "No acute disease."
     return [f"CXR{number}_IM-{study:04d}-{view}" for view in views], findings, impression, labels

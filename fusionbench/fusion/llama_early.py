@@ -7,19 +7,14 @@ from typing import Literal
 
 from torch import Tensor
 
-from fusionbench.adapt.cross_stack import CrossStack
 from fusionbench.adapt.views import EncoderPool
-from fusionbench.errors import check_number
-from fusionbench.fusion.base import Strategy, linear
-from fusionbench.fusion.cross_tokens import parallel_tokens, sequences, vocabulary
-from fusionbench.layers.decoder_readout import DecoderReadout
-from fusionbench.layers.projection import projections
+from fusionbench.fusion.cross_tokens import CrossFusion, parallel_tokens
 from fusionbench.registry import register
 from fusionbench.types import Output, Problem
 
 
 @register
-class LlamaEarly(Strategy):
+class LlamaEarly(CrossFusion):
     """Early (parallel) fusion: image and text read each other in cross blocks that run beside the encoders.
 
     Multimodal Medical Disease Classification with LLaMA II (Gapp et al., arXiv 2412.01306), with 3 text, 3 vision and
@@ -54,18 +49,12 @@ class LlamaEarly(Strategy):
         through_vocabulary: bool = False,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__(problem)
-        check_number("fusion.dropout", dropout, least=0, below=1)
-        self.views = pool.views({name: name for name in self.names})
-        self.cross = CrossStack(pool, self.views, problem, "fusion.cross", cross)
-        width = self.cross.width
-        self.projections = projections({name: self.views.width(name) for name in self.names}, width)
-        words = vocabulary(self.views, self.names) if through_vocabulary else None
-        self.readout = DecoderReadout(width, token=readout, vocabulary=words, dropout=dropout)
-        self.head = linear(width, self.classes)
+        super().__init__(
+            problem, pool, cross=cross, readout=readout, through_vocabulary=through_vocabulary, dropout=dropout
+        )
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
         """Run encoders and cross blocks side by side, add them, and classify."""
         rows = self.present_inputs(inputs, present_BM)
-        fused = parallel_tokens(self, self.projections, self.cross, rows, present_BM)
-        return Output(self.head(self.readout(sequences(fused), present_BM)))
+        fused = parallel_tokens(self, rows, present_BM)
+        return self.classify(fused, present_BM)

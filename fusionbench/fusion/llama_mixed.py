@@ -9,17 +9,13 @@ from torch import Tensor
 
 from fusionbench.adapt.cross_stack import CrossStack
 from fusionbench.adapt.views import EncoderPool
-from fusionbench.errors import check_number
-from fusionbench.fusion.base import Strategy, linear
-from fusionbench.fusion.cross_tokens import parallel_tokens, sequences, vocabulary
-from fusionbench.layers.decoder_readout import DecoderReadout
-from fusionbench.layers.projection import projections
+from fusionbench.fusion.cross_tokens import CrossFusion, parallel_tokens
 from fusionbench.registry import register
 from fusionbench.types import Output, Problem
 
 
 @register
-class LlamaMixed(Strategy):
+class LlamaMixed(CrossFusion):
     """Mixed fusion: cross blocks beside the encoders, as in early fusion, and further ones on the sum.
 
     Multimodal Medical Disease Classification with LLaMA II (Gapp et al., arXiv 2412.01306), with 3 text, 3 vision and
@@ -58,20 +54,14 @@ class LlamaMixed(Strategy):
         through_vocabulary: bool = False,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__(problem)
-        check_number("fusion.dropout", dropout, least=0, below=1)
-        self.views = pool.views({name: name for name in self.names})
-        self.cross = CrossStack(pool, self.views, problem, "fusion.cross", cross)
+        super().__init__(
+            problem, pool, cross=cross, readout=readout, through_vocabulary=through_vocabulary, dropout=dropout
+        )
         self.after = CrossStack(pool, self.views, problem, "fusion.cross_after", cross_after)
-        width = self.cross.width
-        self.projections = projections({name: self.views.width(name) for name in self.names}, width)
-        words = vocabulary(self.views, self.names) if through_vocabulary else None
-        self.readout = DecoderReadout(width, token=readout, vocabulary=words, dropout=dropout)
-        self.head = linear(width, self.classes)
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
         """Run encoders and cross blocks side by side, add them, cross the sum, and classify."""
         rows = self.present_inputs(inputs, present_BM)
-        summed = parallel_tokens(self, self.projections, self.cross, rows, present_BM)
+        summed = parallel_tokens(self, rows, present_BM)
         fused = self.after(summed, present_BM)
-        return Output(self.head(self.readout(sequences(fused), present_BM)))
+        return self.classify(fused, present_BM)
