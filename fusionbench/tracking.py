@@ -55,12 +55,20 @@ class Store:
         return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
     def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
         local = (self.folder / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
         tags = {"mlflow.experimentKind": "custom_model_development"}  # opens the UI's page for training runs
-        return str(self.client.create_experiment(name, artifact_location=local, tags=tags))
+        try:
+            return str(self.client.create_experiment(name, artifact_location=local, tags=tags))
+        except MlflowException:
+            found = self.client.get_experiment_by_name(name)  # made by another process in between
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
     def start(self, name: str, fingerprint: str, tags: Mapping[str, str]) -> TrackedRun:
         """Open a new run."""
