@@ -10,11 +10,13 @@ from importlib import import_module
 
 from fusionbench.arguments import parser
 from fusionbench.errors import UserError
+from fusionbench.signals import terminable
 
-_ABLATE = ("--all", "--rows", "--seeds", "--parallel", "--results")
+_ABLATE = ("--all", "--rows", "--seeds", "--parallel", "--results", "--launcher", "--slurm")
+_PLAN = ("--gpus", "--gpu-memory")
 _PREPARE = ("--images", "--reports", "--splits")
 _TAKE_A_VALUE = (
-    *("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", *_ABLATE, *_PREPARE),
+    *("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", "--checkpoint", *_ABLATE, *_PLAN, *_PREPARE),
 )
 _ADVICE = {
     "fit": "; 'fusionbench fit --resume' goes on from the last finished epoch",
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(list(sys.argv[1:] if arguments is None else arguments))
     warnings.formatwarning = _one_line
     try:
-        return int(import_module(f"fusionbench.commands.{options.command}").run(options))
+        with terminable():
+            return int(import_module(f"fusionbench.commands.{options.command}").run(options))
     except UserError as error:
         if options.traceback:
             raise

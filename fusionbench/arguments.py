@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     _ablate(commands)
     _test(commands)
     _predict(commands)
+    _export(commands)
     _check(commands)
+    _plan(commands)
     _list(commands)
     _show(commands)
     _compare(commands)
@@ -73,7 +75,8 @@ def _ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "is a hole in the table with its reason, and the status is then 1; data that are not there are skipped.\n\n"
         "  fusionbench ablate --config experiments/ablations/demo_fusion.yaml --dry-run\n"
         "  fusionbench ablate --config experiments/ablations/demo_fusion.yaml --rows mean,concat trainer.max_epochs=1\n"
-        "  fusionbench ablate --all experiments/ablations --parallel 2",
+        "  fusionbench ablate --all experiments/ablations --parallel 2\n"
+        "  fusionbench ablate --all experiments/ablations --launcher slurm --slurm time=240 --slurm gpus_per_node=1",
     )
     sub.add_argument("--config", action="append", metavar="FILE", help="a table's yaml file; may be given repeatedly")
     sub.add_argument("--all", metavar="DIR", help="every table in a folder; those without any data are skipped")
@@ -81,7 +84,21 @@ def _ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     sub.add_argument("--seeds", type=_numbers, default=(), metavar="0,1", help="run only these seeds; default: all")
     sub.add_argument("--dry-run", action="store_true", help="show each run's state and an estimate of time, and end")
     sub.add_argument(
-        "--parallel", type=_whole, default=1, metavar="N", help="processes at once, one a GPU (default: 1)"
+        "--parallel", type=_whole, metavar="N", help="processes at once, one a GPU (default: 1), or jobs (default: 64)"
+    )
+    sub.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="processes of this machine, or a job of a SLURM cluster for each run (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="an option of each job, as submitit names those of sbatch: time (minutes), partition, gpus_per_node, "
+        "cpus_per_task, mem, account, setup, ...; repeatable",
     )
     sub.add_argument("--results", default="results", metavar="DIR", help="folder of the results (default: %(default)s)")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
@@ -140,6 +157,21 @@ def _predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     sub.add_argument("--out", default="predictions.csv", metavar="FILE", help=".csv or .parquet (default: %(default)s)")
 
 
+def _export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _add(
+        commands,
+        "export",
+        "write a run's trained tensors into one safetensors file\n\n"
+        "Whatever number of processes trained it. Of a run that was cut off, its checkpoint is read.\n\n"
+        "  fusionbench export RUN --out trained.safetensors\n"
+        "  fusionbench export RUN --with-base --out whole.safetensors",
+    )
+    _model_arguments(sub)
+    sub.add_argument("--out", required=True, metavar="FILE", help="a .safetensors file")
+    sub.add_argument("--checkpoint", choices=("best", "last"), help="of a run that was cut off (default: best)")
+    sub.add_argument("--with-base", action="store_true", help="the frozen base as well; needs the run's data")
+
+
 def _model_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="RUN", help="a run's id or name, or a folder with model.json")
     sub.add_argument("--folder", default=None, metavar="DIR", help="folder of the local store (default: runs)")
@@ -159,6 +191,28 @@ def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         "  fusionbench check data.name=mmc_amd data.root=/data/mmc-amd 'data.allow=[near_duplicates]'",
     )
     sub.add_argument("--config", metavar="FILE", help="a yaml file with a data node")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+
+
+def _plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sub = _add(
+        commands,
+        "plan",
+        "tell a training's parameters, memory and steps before it starts\n\n"
+        "Parameters by part; memory of each GPU under DDP, ZeRO-2 and ZeRO-3, with and without offload; what to type\n"
+        "so that it fits, with the least communication; steps and cases; what difference the test split can show.\n"
+        "Nothing is computed and no weights are read: of a pretrained encoder its config.json is enough.\n\n"
+        "  fusionbench plan --config experiments/ei_mmcamd.yaml\n"
+        "  fusionbench plan --config experiments/mdf_fundus.yaml --gpus 4 --gpu-memory 24 trainer.checkpointing=true",
+    )
+    sub.add_argument("--config", required=True, metavar="FILE", help="a yaml file; it may extend others")
+    sub.add_argument(
+        "--gpus", type=_whole, metavar="N", help="GPUs a node (default: this machine's, else the config's devices)"
+    )
+    sub.add_argument(
+        "--gpu-memory", type=_number, metavar="G", help="GB of each GPU, of 2^30 bytes (default: this machine's)"
+    )
+    sub.add_argument("--out", metavar="DIR", help="write markdown and csv there")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
 

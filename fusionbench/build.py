@@ -189,13 +189,20 @@ def strategy(config: Config, problem: Problem) -> Strategy:
     """Build the strategy with its encoders; weights are loaded here, what is random depends on the seed alone."""
     nodes = encoder_nodes(config, problem.modalities)
     kinds: dict[str, tuple[type[Encoder], Node]] = {
-        name: (registry.describe("encoder", node["name"]).load(), _options(node)) for name, node in nodes.items()
+        name: (registry.describe("encoder", node["name"]).load(), _encoder_options(config, node))
+        for name, node in nodes.items()
     }
     method: Adaptation = registry.describe("adapt", config.adapt["name"]).load()(**_options(config.adapt))
     pool = EncoderPool(problem.modalities, kinds, method, config.seed)
     torch.manual_seed(config.seed)
     made: Strategy = registry.describe("fusion", config.fusion["name"]).load()(problem, pool, **_options(config.fusion))
     return made
+
+
+def _encoder_options(config: Config, node: Node) -> Node:
+    """Return an encoder's options, ``trainer.checkpointing`` among them if it can recompute layers."""
+    can = "checkpointing" in registry.describe("encoder", node["name"]).options
+    return {**_options(node), **({"checkpointing": True} if can and config.trainer.checkpointing else {})}
 
 
 def task(config: Config, source: FusionData, prepare: Callable[[Strategy], None] | None = None) -> FusionTask:

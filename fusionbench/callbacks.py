@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 
 import lightning as L
@@ -31,8 +33,8 @@ class EpochSeed(L.Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        """Seed torch by run and epoch."""
-        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch)
+        """Seed torch by run, epoch and process, since each process has cases of its own to drop from."""
+        torch.manual_seed(self.seed * 100_003 + trainer.current_epoch + 1_000_000_007 * trainer.global_rank)
 
 
 class StopAgain(L.Callback):
@@ -45,12 +47,27 @@ class StopAgain(L.Callback):
                 trainer.should_stop = True
 
 
+class OwnSignals(L.Callback):
+    """Keeps the answer to SIGTERM that the program gives; Lightning's is a broadcast amid whatever the processes do."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Learn the answer, before Lightning sets its own."""
+        self._own = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Set it again."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._own)
+
+    on_predict_start = on_train_start
+
+
 class StoredFeatures(L.Callback):
     """Lets frozen backbones read their features from the store in the tracking folder, which it fills first.
 
     Tags the run ``fusionbench.features``: ``stored`` if training reads those of every view, ``live`` if of none, else
     ``partly``; epoch seconds must be read by it. Augmented pictures never come again and are encoded as they come, as
-    are views into which a strategy puts tokens of its own.
+    are views into which a strategy puts tokens of its own. On several devices nothing is stored.
 
     Args:
         run: Has the tracking folder and takes the tag.
@@ -70,10 +87,8 @@ class StoredFeatures(L.Callback):
             return
         assert isinstance(task, FusionTask)
         self._done, views = True, task.strategy.views
-        wanted = [view for view in task.strategy.feature_views if views.is_frozen(view)]
-        if wanted and trainer.world_size > 1:
-            self.say("note: features are not stored, since the run is on several devices")
-            wanted = []
+        alone = trainer.world_size == 1
+        wanted = [view for view in task.strategy.feature_views if views.is_frozen(view)] if alone else []
         parts = {view: feature_store.Part(self.source, view.rsplit("/", 1)[-1]) for view in views.address}
         for view in wanted:
             table = self._open(trainer, views, view, parts[view])

@@ -30,6 +30,8 @@ _LEAST = {
     "trainer.max_epochs": 1,
     "trainer.patience": 0,
     "trainer.accumulate": 1,
+    "trainer.devices": 1,
+    "trainer.num_nodes": 1,
     "trainer.limit_train_batches": 1,
     "tracking.log_every": 1,
 }

@@ -48,7 +48,7 @@ def run_case(task: FusionTask, case: Batch) -> Output:
     training = task.strategy.training
     task.strategy.eval()
     with torch.no_grad(), task.strategy.views.live():
-        output: Output = task.strategy(inputs, case.present.to(like.device))
+        output: Output = task(case._replace(inputs=inputs, present=case.present.to(like.device)))
     task.strategy.train(training)
     return output
 

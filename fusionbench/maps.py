@@ -17,6 +17,7 @@ from fusionbench.data.cases import Cases, collate
 from fusionbench.data.module import FusionData
 from fusionbench.data.transforms import ImageTransform
 from fusionbench.files import write_bytes
+from fusionbench.fusion.answers import unwritten
 from fusionbench.inference import run_case
 from fusionbench.task import FusionTask
 from fusionbench.types import Batch
@@ -26,7 +27,7 @@ _COUNT = 6
 
 
 def write(
-    path: Path, task: FusionTask, source: FusionData, table: pd.DataFrame, anonymous: Callable[[str], str]
+    path: Path | None, task: FusionTask, source: FusionData, table: pd.DataFrame, anonymous: Callable[[str], str]
 ) -> Path | None:
     """Write an .npz of six test cases for a strategy that returns maps, else nothing.
 
@@ -38,7 +39,7 @@ def write(
     On several devices all call it, since a sharded strategy runs on all of them.
 
     Args:
-        path: Ends in .npz; it holds pictures of patients, so it stays where the data may be.
+        path: Ends in .npz; it holds pictures of patients, so it stays where the data may be. None: nothing is written.
         task: Trained.
         source: Its data.
         table: What ``inference.predictions`` returned for the test split, ids not hashed.
@@ -65,7 +66,7 @@ def write(
         said = dict(zip(chosen.columns[1:], map(np.array, words), strict=True))
         picture = _middle(shown[place[case], 0].inputs[modality])
         found.append({"case": np.array(anonymous(case)), **said, "picture": picture, **maps})
-    return _save(path, found) if found else None
+    return _save(path, found) if found and path else None
 
 
 def _save(path: Path, found: Sequence[Arrays]) -> Path:
@@ -123,7 +124,8 @@ def _shown_modality(source: FusionData) -> str | None:
 
 def _maps(task: FusionTask, case: Batch) -> Arrays:
     """Run the strategy on one case and return its maps, each without the axis of cases, and the true masks."""
-    maps = run_case(task, case).maps
+    with unwritten(task.strategy):  # what an answer says is in the table of predictions
+        maps = run_case(task, case).maps
     arrays: Arrays = {}
     for name, values in maps.items():
         own = values[0].float().cpu().numpy()

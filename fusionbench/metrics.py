@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Array = TypeVar("Array", bound=Any)  # a tensor or a NumPy array
 HEADLINE = ("mAP", "mAUC", "mS2", "accuracy", "F1", "ECE")
 PER_CLASS = ("AP", "AUC", "S2", "sensitivity", "specificity", "F1")
+ANSWERS = ("answer_accuracy", "answer_none")  # of ``answer_values``
 LOWER_IS_BETTER = frozenset({"ECE", "answer_none"})
 ECE_BINS = 15
 

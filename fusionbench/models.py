@@ -13,10 +13,11 @@ from torch import Tensor
 from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.errors import UserError
-from fusionbench.files import write_bytes, write_json
+from fusionbench.files import write_json, write_tensors
 from fusionbench.fusion.base import Strategy
+from fusionbench.layers import sharded
 from fusionbench.layers.adaptable import Adaptable
-from fusionbench.layers.frozen import base_checksum, misfits, trained_state
+from fusionbench.layers.frozen import base_checksum, misfits, trained_shapes, trained_state
 from fusionbench.types import Problem
 
 
@@ -43,8 +44,12 @@ class ModelFiles:
     base: str
 
 
-def save(folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any], base: str) -> None:
+def save(
+    folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any], base: str, write: bool = True
+) -> None:
     """Write a model folder: the trained tensors, each adapter set by itself, config and what else it needs.
+
+    Where processes hold parts, all of them call this, and what is trained is whole in each meanwhile.
 
     Args:
         folder: Where to.
@@ -52,8 +57,16 @@ def save(folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any
         config: The run's config.
         fitted: What was learned from the training cases.
         base: Checksum of the frozen base.
+        write: Whether this process is the one that writes.
     """
-    write_bytes(folder / "model.safetensors", safetensors.torch.save(trained_state(strategy)))
+    with sharded.gathered(p for p in strategy.parameters() if p.requires_grad):
+        if write:
+            _write(folder, strategy, config, fitted, base)
+
+
+def _write(folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any], base: str) -> None:
+    """Write what ``save`` says."""
+    write_tensors(folder / "model.safetensors", trained_state(strategy))
     strategy.views.save_adapters(folder / "adapters")
     for name, layers in strategy.named_modules():
         for view, export in enumerate(layers.exporters if isinstance(layers, Adaptable) else ()):
@@ -109,9 +122,9 @@ def load_into(strategy: Strategy, files: ModelFiles) -> None:
             "give the weights that it was trained on"
         )
     state = read_tensors(files.folder / "model.safetensors")
-    if misfits(trained_state(strategy), state):
+    if misfits(trained_shapes(strategy), state):
         raise UserError(f"the tensors in '{files.folder}' do not fit {type(strategy).__name__} for these data")
-    strategy.load_state_dict(state, strict=False)
+    sharded.load_state(strategy, state)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

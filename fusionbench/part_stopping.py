@@ -9,11 +9,13 @@ from typing import Any
 
 import lightning as L
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import UserError
-from fusionbench.files import write_bytes
+from fusionbench.files import write_tensors
 from fusionbench.fusion.base import Strategy
+from fusionbench.layers import sharded
 from fusionbench.layers.frozen import misfits
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.task import FusionTask
@@ -110,9 +112,9 @@ class PartStopping(L.Callback):
             )
         if part not in self.best or (value < self.best[part] if metric in LOWER_IS_BETTER else value > self.best[part]):
             self.best[part], self.best_epoch[part] = value, epoch
+            state = part_state(task.strategy, self._members[part])  # by every process: each may hold a part of it
             if trainer.is_global_zero:
-                state = part_state(task.strategy, self._members[part])
-                write_bytes(self._file(part), safetensors.torch.save(state))
+                write_tensors(self._file(part), state)
         elif self.patience and epoch - self.best_epoch[part] >= self.patience:
             self._stop(trainer, task, part)
 
@@ -152,13 +154,13 @@ def load_parts(task: FusionTask, folder: Path) -> None:
 def _load_part(strategy: Strategy, members: list[nn.Parameter], path: Path) -> None:
     """Load one part's weights, all of them."""
     state = safetensors.torch.load_file(path)
-    wrong = misfits(part_state(strategy, members), state)
+    wrong = misfits(_shapes(strategy, members), state)
     if wrong:
         raise UserError(
             f"'{path}' does not fit this {type(strategy).__name__}: {len(wrong)} tensors differ (first '{wrong[0]}'); "
             "fit the run anew"
         )
-    strategy.load_state_dict(state, strict=False)
+    sharded.load_state(strategy, state)
 
 
 def owners(strategy: Strategy, members: list[nn.Parameter]) -> dict[str, nn.Module]:
@@ -172,10 +174,16 @@ def owners(strategy: Strategy, members: list[nn.Parameter]) -> dict[str, nn.Modu
 
 
 def part_state(strategy: Strategy, members: list[nn.Parameter]) -> dict[str, Tensor]:
-    """Return a part's parameters and the buffers that lie beside them, such as running statistics."""
-    wanted = {id(parameter) for parameter in members}
-    names = {name for name, parameter in strategy.named_parameters() if id(parameter) in wanted}
+    """Return a part's parameters and the buffers that lie beside them, such as running statistics, in main memory."""
+    wanted, names = {id(parameter) for parameter in members}, set(_shapes(strategy, members))
+    state = sharded.state_dict(strategy, wanted=lambda parameter: id(parameter) in wanted)
+    return {name: state[name] for name in state if name in names}
+
+
+def _shapes(strategy: Strategy, members: list[nn.Parameter]) -> dict[str, torch.Size]:
+    """Return the shapes of a part's parameters and of the buffers that lie beside them."""
+    wanted, kept = {id(parameter) for parameter in members}, strategy.state_dict().keys()
+    found = {name: sharded.shape(value) for name, value in strategy.named_parameters() if id(value) in wanted}
     for place, module in owners(strategy, members).items():
-        names |= {f"{place}.{name}".lstrip(".") for name, _ in module.named_buffers(recurse=False)}
-    state = strategy.state_dict()
-    return {name: state[name].detach().cpu().contiguous() for name in state if name in names}
+        found |= {f"{place}.{name}".lstrip("."): own.shape for name, own in module.named_buffers(recurse=False)}
+    return {name: shape for name, shape in found.items() if name in kept}

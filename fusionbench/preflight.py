@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from fusionbench import build
+from fusionbench import build, world
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
+from fusionbench.distributed.checks import check as check_devices
 from fusionbench.errors import UserError, nearest
 from fusionbench.fusion.answers import Answering
 from fusionbench.fusion.base import Strategy
+from fusionbench.fusion.unimodel import UniModel, too_long
+from fusionbench.layers.skeleton import skeleton
 from fusionbench.optim.groups import parameter_groups
 from fusionbench.tracking import metric_name
 
@@ -29,19 +32,30 @@ def check(config: Config, source: FusionData) -> None:
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator is gpu, but torch finds none here; use auto or cpu")
     _check_classes(source.problem.classes)
-    with _one_sentence("fusion, encoder or adapt"):
+    # What is shared out among devices may be too large for one process, and is read in parts when it trains.
+    in_parts = config.trainer.strategy == "zero3"
+    with one_sentence("fusion, encoder or adapt"), skeleton() if in_parts else nullcontext():
         made = build.strategy(config, source.problem)
     parameter_groups(made.parameters(), made.parts(), parts=config.optimizer.get("parts"))
+    _check_devices(config, source, made)
     task = build.task(config, source)
-    with _one_sentence("optimizer or scheduler"):
+    with one_sentence("optimizer or scheduler"):
         optimizer = task.make_optimizer(iter([nn.Parameter(torch.zeros(1))]))
         task.make_scheduler(optimizer, 10, config.trainer.max_epochs)
     _check_texts(made, source)
+    _check_joined(made, source)
     _check_stage_one(config, source, made)
 
 
+def _check_devices(config: Config, source: FusionData, made: Strategy) -> None:
+    """Refuse devices that are not there, a batch that they cannot share, and offload without space."""
+    held = sum(p.numel() * p.element_size() for p in made.parameters())
+    trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
+    check_devices(config.trainer, source.batch_size, trained, held, world.current().size)
+
+
 @contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
+def one_sentence(what: str) -> Iterator[None]:
     """Tell what a library says of an impossible option in one sentence."""
     try:
         yield
@@ -76,6 +90,15 @@ def _check_texts(made: Strategy, source: FusionData) -> None:
         around = _around(made)
         if most is not None and found + around > most:
             _too_long(name, found, around, most)
+
+
+def _check_joined(made: Strategy, source: FusionData) -> None:
+    """Refuse modalities that have no room in the one sequence that a strategy makes of them."""
+    if isinstance(made, UniModel):
+        cells: Any = source.data.cells
+        count, most = made.joined({name: max(map(len, cells[name])) for name in source.tokenizers})
+        if most is not None and count > most:
+            raise too_long(count, most)
 
 
 def _around(made: Strategy) -> int:

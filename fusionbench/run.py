@@ -1,4 +1,8 @@
-"""The whole program on one screen: config → data → strategy → Trainer → tracked run, in one or two stages."""
+"""The whole program on one screen: config → data → strategy → Trainer → tracked run, in one or two stages.
+
+On several devices rank 0 does all of this. For each training it calls the other processes, which take part in what the
+devices share (``train_and_test.py``) and then wait for the next call.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import lightning as L
-import pandas as pd
-
-from fusionbench import build, inference, maps, models, preflight, provenance, training
-from fusionbench import config as configs
+from fusionbench import build, preflight, provenance
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.data.texts import unread
 from fusionbench.encoders import fallback
 from fusionbench.errors import UserError
-from fusionbench.files import write_json
 from fusionbench.fingerprint import fingerprint
-from fusionbench.fusion.base import Strategy, UnimodalState
-from fusionbench.layers.frozen import parameter_counts
+from fusionbench.fusion.base import UnimodalState
 from fusionbench.results import Result, Summarise, log_summary, read_method, read_result, run_name, run_tags
 from fusionbench.stage_one import (
     needed,
@@ -30,8 +28,10 @@ from fusionbench.stage_one import (
     text_only_notes,
     unimodal_state,
 )
-from fusionbench.task import FusionTask
+from fusionbench.tracked_run import FollowedRun, Phase
 from fusionbench.tracking import Store, TrackedRun
+from fusionbench.train_and_test import Outcome, train_and_test
+from fusionbench.world import World
 
 Say = Callable[[str], None]
 
@@ -51,6 +51,7 @@ class Session:
         told: Whether the user knows by now if anything was resumed.
         prefixed: Whether the notes of a fusion begin with its name where others were trained before it; those of one
             modality alone always begin with its own.
+        world: The processes of the runs.
     """
 
     store: Store
@@ -62,6 +63,7 @@ class Session:
     results: list[Result] = field(default_factory=list)
     told: bool = False
     prefixed: bool = False
+    world: World = field(default_factory=World)
 
     def note(self, of: str, text: str) -> None:
         """Tell a note on one of the runs."""
@@ -81,8 +83,29 @@ class Alone:
     texts: Mapping[str, Result] = field(default_factory=dict)
 
 
-def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) -> list[Result]:
+@dataclass(frozen=True)
+class Call:
+    """What rank 0 tells the others to take part in.
+
+    Attributes:
+        config: The run's config.
+        folder: Its working folder.
+        phase: How far it has come.
+        states: What it starts from, by modality.
+    """
+
+    config: Config
+    folder: Path
+    phase: Phase
+    states: Mapping[str, UnimodalState]
+
+
+def fit(
+    config: Config, summarise: Summarise, say: Say, resume: bool = False, world: World | None = None
+) -> list[Result]:
     """Train, test and track a config; with ``init.stage1`` each modality alone first, and beside a fusion its texts.
+
+    Of several processes, rank 0 calls this and all others ``follow``.
 
     Returns:
         The results, stage 1 and texts alone first, the config's own run last.
@@ -91,7 +114,20 @@ def fit(config: Config, summarise: Summarise, say: Say, resume: bool = False) ->
     source = _checked(config, build.data)  # before a store is made
     for note in unread(source.texts.content, source.problem.modalities):
         say(f"note: {note}")
-    return _fit(Session(Store(config.tracking), summarise, say, resume, prefixed=True), config, source)
+    session = Session(Store(config.tracking), summarise, say, resume, prefixed=True, world=world or World())
+    return _fit(session, config, source)
+
+
+def follow(world: World) -> None:
+    """Take part in what rank 0 trains, until it has no more."""
+    while (call := world.broadcast()) is not None:
+        source = build.data(call.config)
+        train_and_test(FollowedRun(call.folder, call.phase), call.config, source, call.states, lambda _: None, str)
+
+
+def dismiss(world: World) -> None:
+    """Let the other processes end."""
+    world.broadcast(None)
 
 
 def fit_in(session: Session, config: Config) -> list[Result]:
@@ -172,7 +208,9 @@ def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone,
     try:
         for note in (*source.notes, *text_only_notes(config, source)):
             session.note(of, note)
-        _train_and_test(session, run, config, source, alone)
+        session.world.broadcast(Call(config, run.folder, run.phase, alone.states))
+        outcome = train_and_test(run, config, source, alone.states, session.say, session.store.anonymous)
+        _log_report(session, run, outcome, source, alone.texts)
     except (KeyboardInterrupt, SystemExit) as stop:  # at Ctrl-C Lightning ends the process by the latter
         run.finish("KILLED")
         raise KeyboardInterrupt from stop
@@ -183,83 +221,16 @@ def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone,
     return read_result(run)
 
 
-def _train_and_test(session: Session, run: TrackedRun, config: Config, source: FusionData, alone: Alone) -> None:
-    """Run the phases that are not done yet: fit, then test with the best checkpoint."""
-
-    def start(made: Strategy) -> None:
-        if alone.states:
-            made.load_unimodal(alone.states)
-
-    task = build.task(config, source, start)
-    trainer = training.trainer(config, run, source, session.say)
-    if run.phase == "fit":
-        _log_start(run, config, source)
-        training.fit(trainer, task, source, run)
-        run.set_phase("test")
-    task.configure_model()
-    training.load_best(task, run)
-    _log_model(run, task, config, source)
-    table = _log_predictions(session, run, task, config, source, trainer)
-    shown = maps.write(run.folder / "maps.npz", task, source, table, session.store.anonymous)
-    _log_report(session, run, table, source, alone.texts, shown)
-
-
-def _log_start(run: TrackedRun, config: Config, source: FusionData) -> None:
-    """Track what the run is made of, before it trains."""
-    folder = run.folder / "artifacts"
-    write_json(folder / "environment.json", provenance.environment())
-    write_json(folder / "data.json", {"fingerprint": source.fingerprint, "counts": source.counts().to_dict("index")})
-    training.write_yaml(folder / "config.yaml", config)
-    for name in ("config.yaml", "environment.json", "data.json"):
-        run.log_artifact(folder / name)
-    run.log_params(configs.flatten(config.public()))
-    run.log_dataset(config.data["name"], source.fingerprint, source.dataset.version)
-
-
-def _log_model(run: TrackedRun, task: FusionTask, config: Config, source: FusionData) -> None:
-    folder = run.folder / "model"
-    models.save(folder, task.strategy, config, source.fitted(), task.base_checksum())
-    run.log_artifact(folder, "model")
-    counts = parameter_counts(task.strategy)
-    run.log_metrics({f"parameters/{k}": float(v) for k, v in counts.items()})
-    run.log_metrics({"cost/gflops_per_case": inference.gflops_per_case(task, source)})
-
-
-def _log_predictions(
-    session: Session,
-    run: TrackedRun,
-    task: FusionTask,
-    config: Config,
-    source: FusionData,
-    trainer: L.Trainer,
-) -> pd.DataFrame:
-    """Track the predictions of the test split, and for a run that can be a stage 1 its score on the training cases."""
-    if config.fusion["name"] == "unimodal":
-        rows = inference.rows(trainer, task, source, "train")
-        run.log_metrics({"train_final/mAP": task.score(rows)["mAP"]})
-    rows = inference.rows(trainer, task, source, "test")
-    table = inference.predictions(task, rows, "test")
-    hashed = table.assign(**{c: table[c].map(session.store.anonymous) for c in ("case", "group")})
-    inference.write_table(hashed, run.folder / "predictions.parquet")
-    run.log_artifact(run.folder / "predictions.parquet")
-    return table
-
-
 def _log_report(
-    session: Session,
-    run: TrackedRun,
-    table: pd.DataFrame,
-    source: FusionData,
-    texts: Mapping[str, Result],
-    shown: Path | None,
+    session: Session, run: TrackedRun, outcome: Outcome, source: FusionData, texts: Mapping[str, Result]
 ) -> None:
     """Score the test split and track the report, with texts alone beside it and pictures of a few cases' maps."""
-    folder = run.folder / "report"
+    folder, table = run.folder / "report", outcome.table
     folder.mkdir(parents=True, exist_ok=True)
     problem = source.problem
     method = read_method(run)
     summary = session.summarise(
-        table, problem.classes, problem.multilabel, folder, text_only=texts, maps=shown, method=method
+        table, problem.classes, problem.multilabel, folder, text_only=texts, maps=outcome.shown, method=method
     )
     run.log_artifact(folder, "report")
     log_summary(run, summary)

@@ -42,7 +42,15 @@ class TrainerOptions:
             metric and ends when all are frozen; ``part_stopping.py`` says how.
         monitor: Validation metric that selects the checkpoint and stops; highest, or for ECE lowest, is best.
         precision: Lightning's name, e.g. ``32-true``, ``bf16-mixed``, ``bf16-true``.
-        accelerator: ``auto``, ``cpu`` or ``gpu``; a run is one process on one device.
+        accelerator: ``auto``, ``cpu`` or ``gpu``; a run is one process on each device.
+        strategy: How several devices share the work: ``ddp`` holds everything on each, ``zero2`` shares out gradients
+            and optimizer states, ``zero3`` the parameters too (DeepSpeed); ``auto`` is ``ddp``, or none on one device.
+        devices: GPUs on each node, or on a CPU processes; ``data.batch_size`` is shared out among all.
+        num_nodes: Nodes; more than one are started by torchrun or SLURM, as ``docs/clusters.md`` says.
+        offload: With ZeRO, what lies in main memory: ``optimizer`` states, or ``all``, parameters too (``zero3``).
+        offload_folder: A folder on a fast local disk (NVMe) for the parameters that ``offload: all`` moves out, instead
+            of main memory.
+        checkpointing: Recompute layers in the backward pass to save memory, in every encoder that can.
         accumulate: Batches whose gradients are added up before a step.
         gradient_clip: Largest norm of the gradient; null: none.
         limit_train_batches: Batches an epoch at most, for trials; null: all.
@@ -55,10 +63,21 @@ class TrainerOptions:
     monitor: str = "mAP"
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    strategy: Literal["auto", "ddp", "zero2", "zero3"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    offload: Literal["none", "optimizer", "all"] = "none"
+    offload_folder: str | None = None
+    checkpointing: bool = False
     accumulate: int = 1
     gradient_clip: float | None = None
     limit_train_batches: int | None = None
     progress: bool = True
+
+    @property
+    def processes(self) -> int:
+        """Processes of a run, on all nodes together."""
+        return self.devices * self.num_nodes
 
 
 @dataclass(frozen=True)

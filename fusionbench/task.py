@@ -15,7 +15,9 @@ from fusionbench import metrics
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
-from fusionbench.layers.frozen import base_checksum, misfits
+from fusionbench.layers import sharded
+from fusionbench.layers.frozen import misfits, settled_checksum
+from fusionbench.layers.sync_batch_norm import synchronise
 from fusionbench.optim.groups import parameter_groups
 from fusionbench.types import Batch, Output, Problem
 
@@ -60,7 +62,11 @@ class FusionTask(L.LightningModule):
         self.strict_loading = False
 
     def configure_model(self) -> None:
-        """Build the strategy once, whichever of fit, validate and test comes first."""
+        """Build the strategy once, whichever of fit, validate and test comes first.
+
+        It is built whole and as ever, but weights that are read from files stay there, mapped, so that in a sharded
+        context the network is never whole in a process's own memory: what starts at random is small, or is trained.
+        """
         if hasattr(self, "strategy"):
             return
         # Built in float32 whatever the precision, so that what starts at random is the same; cast afterwards.
@@ -70,7 +76,8 @@ class FusionTask(L.LightningModule):
             self.strategy = self._build()
         finally:
             torch.set_default_dtype(default)
-        self._base = base_checksum(self.strategy)
+        self._base = settled_checksum(self.strategy)
+        synchronise(self.strategy)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type
         """Give the optimizer what is trained, and step the schedule once a batch."""
@@ -83,8 +90,9 @@ class FusionTask(L.LightningModule):
 
     def forward(self, batch: Batch) -> Output:
         """Predict a batch."""
-        out: Output = self.strategy(batch.inputs, batch.present)
-        return out
+        # Not ``strategy(...)``: so ZeRO-3 gathers what the strategy reads beside its modules for the whole step, the
+        # way back included. Of a module whose output is no tensor it does not see when the way back begins.
+        return self.strategy.forward(batch.inputs, batch.present)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of the strategy's losses, each logged by name.
@@ -99,7 +107,7 @@ class FusionTask(L.LightningModule):
             raise UserError(self._not_finite(terms, batch))
         values = {"train/loss": loss.detach()} | {f"train/loss/{k}": v.detach() for k, v in terms.items()}
         values |= {f"train/{k}": v for k, v in output.diagnostics.items()}
-        self.log_dict(values, on_step=True, on_epoch=False, batch_size=len(batch.case_id))
+        self.log_dict(values, on_step=True, on_epoch=False, batch_size=len(batch.case_id), sync_dist=True)
         return loss
 
     def _not_finite(self, terms: dict[str, Tensor], batch: Batch) -> str:
@@ -142,10 +150,10 @@ class FusionTask(L.LightningModule):
         missing = torch.full((len(batch.case_id),), float("nan"))
         return {name: found.get(name, missing).float().cpu().tolist() for name in names}
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> bool:
-        """Keep each case's prediction; true, since Lightning warns of None."""
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Keep each case's prediction; return a tensor, since Lightning warns of None and DeepSpeed takes no bool."""
         self.validation_step(batch, batch_idx)
-        return True
+        return batch.present
 
     def on_validation_epoch_end(self) -> None:
         """Score all cases, each once, whatever the number of ranks and the padding of their last batch."""
@@ -211,6 +219,8 @@ class FusionTask(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on over another frozen base, or with part of what was trained; loading itself is not strict.
 
+        A sharded checkpoint comes without its tensors, which DeepSpeed has loaded by then.
+
         Raises:
             UserError: The encoder weights are not those that the checkpoint was trained on, or its tensors are not
                 those that are trained now.
@@ -218,7 +228,7 @@ class FusionTask(L.LightningModule):
         self.configure_model()
         if checkpoint["frozen_base"] != self.base_checksum():
             raise UserError("the checkpoint was trained on other encoder weights than those found now; restore them")
-        wrong = misfits(self._without_base(self.state_dict()), checkpoint["state_dict"])
+        wrong = misfits(self._trained_shapes(), checkpoint["state_dict"]) if "state_dict" in checkpoint else []
         if wrong:
             raise UserError(
                 f"the checkpoint does not fit this {type(self.strategy).__name__}: {len(wrong)} trained tensors differ "
@@ -230,3 +240,8 @@ class FusionTask(L.LightningModule):
         trained = {id(parameter) for parameter in self.stopped}
         frozen = {name for name, p in self.named_parameters() if not (p.requires_grad or id(p) in trained)}
         return {name: value for name, value in state.items() if name not in frozen}
+
+    def _trained_shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of what checkpoints hold, of the whole parameters where processes have parts."""
+        own = dict(self.named_parameters())
+        return {name: sharded.shape(own.get(name, t)) for name, t in self._without_base(self.state_dict()).items()}

@@ -14,6 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -43,6 +44,8 @@ class TrackedRun:
         store: Where it is kept.
         run_id: MLflow's id.
     """
+
+    leads = True  # this process tracks; the others of a run on several devices have a FollowedRun
 
     def __init__(self, store: Place, run_id: str) -> None:
         self.store, self.run_id = store, run_id
@@ -185,6 +188,43 @@ class TrackedRun:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         if self._lock:
             self._lock.close()
+
+
+class FollowedRun(TrackedRun):
+    """The same run in the hands of a process that does not lead: it knows the folder, and tracks nothing.
+
+    Args:
+        folder: The run's working folder, on a disk that all processes share.
+        phase: How far the run has come.
+    """
+
+    leads = False
+
+    def __init__(self, folder: Path, phase: Phase) -> None:
+        super().__init__(_NoStore(folder.parent.parent), folder.name)
+        self._phase: Phase = phase
+
+    @property
+    def phase(self) -> Phase:
+        """How far the run has come."""
+        return self._phase
+
+    def set_phase(self, phase: Phase, fingerprint: str | None = None) -> None:
+        """Go on to the next phase, beside the process that leads."""
+        self._phase = phase
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the arguments of each of these
+        """Leave it to the process that leads."""
+
+    log_metrics = flush = log_params = tag = log_dataset = log_artifact = _nothing
+
+
+@dataclass
+class _NoStore:
+    """Where a followed run lies; there is no client."""
+
+    folder: Path
+    client: Any = None
 
 
 def metric_name(key: str) -> str:

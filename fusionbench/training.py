@@ -9,17 +9,21 @@ from functools import partial
 from pathlib import Path
 
 import lightning as L
-import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 
-from fusionbench.callbacks import EpochSeed, StopAgain, StoredFeatures
+from fusionbench.callbacks import EpochSeed, OwnSignals, StopAgain, StoredFeatures
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
+from fusionbench.distributed import checkpoints
+from fusionbench.distributed.strategy import strategy
 from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
+from fusionbench.layers import sharded
 from fusionbench.logger import Costs, RunLogger
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.part_stopping import PartStopping, load_parts
+from fusionbench.sections import TrainerOptions
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
 
@@ -41,7 +45,10 @@ def trainer(config: Config, run: TrackedRun, source: FusionData, say: Callable[[
     try:
         return L.Trainer(
             accelerator=options.accelerator,
-            devices=1,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            strategy=strategy(options),
+            plugins=[LightningEnvironment()] if options.processes == 1 else None,  # SLURM's is for a process a task
             precision=options.precision,
             max_epochs=options.max_epochs,
             accumulate_grad_batches=options.accumulate,
@@ -66,15 +73,16 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*number of training batches.*", ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", message)
-    for message in (".*LeafSpec.*", ".*in eval mode at the start of training.*"):
+    for message in (".*LeafSpec.*", ".*in eval mode at the start of training.*", ".*`srun` command.*"):
         warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated.*", FutureWarning)  # DeepSpeed's calls
 
 
 def _callbacks(config: Config, run: TrackedRun, say: Callable[[str], None]) -> list[Callback]:
     options = config.trainer
     monitor = f"val/{options.monitor}"
     mode = "min" if options.monitor in LOWER_IS_BETTER else "max"
-    callbacks: list[Callback] = [EpochSeed(config.seed), StopAgain()]
+    callbacks: list[Callback] = [OwnSignals(), EpochSeed(config.seed), StopAgain()]
     if options.stop == "per_part":
         callbacks.append(PartStopping(run, options.monitor, options.patience, say))
     callbacks.append(Costs(run))
@@ -94,15 +102,15 @@ def _callbacks(config: Config, run: TrackedRun, say: Callable[[str], None]) -> l
     return callbacks
 
 
-def fit(trainer_: L.Trainer, task: FusionTask, source: FusionData, run: TrackedRun) -> None:
-    """Train, from the run's last checkpoint if it has one."""
-    last = run.folder / "checkpoints" / "last.ckpt"
-    trainer_.fit(
-        task,
-        datamodule=source,
-        ckpt_path=str(last) if last.exists() else None,
-        weights_only=True,
-    )
+def fit(trainer_: L.Trainer, task: FusionTask, source: FusionData, run: TrackedRun, options: TrainerOptions) -> None:
+    """Train, from the run's last checkpoint if it has one.
+
+    Raises:
+        UserError: The checkpoint is of another number of devices than ZeRO can go on with.
+    """
+    last = checkpoints.find(run.folder / "checkpoints" / "last.ckpt")
+    found = None if last is None else checkpoints.to_resume(last, options, trainer_.world_size)
+    trainer_.fit(task, datamodule=source, ckpt_path=found and str(found), weights_only=True)
     run.flush()
 
 
@@ -112,12 +120,13 @@ def load_best(task: FusionTask, run: TrackedRun) -> None:
     Raises:
         UserError: There is none.
     """
-    best = run.folder / "checkpoints" / "best.ckpt"
-    if not best.exists():
-        raise UserError(f"run {run.run_id} kept no checkpoint in '{best.parent}'; fit it again")
-    checkpoint = torch.load(best, map_location="cpu", weights_only=True)
+    place = run.folder / "checkpoints" / "best.ckpt"
+    best = checkpoints.find(place)
+    if best is None:
+        raise UserError(f"run {run.run_id} kept no checkpoint in '{place.parent}'; fit it again")
+    checkpoint = checkpoints.read(best)
     task.on_load_checkpoint(checkpoint)
-    task.load_state_dict(checkpoint["state_dict"], strict=False)
+    sharded.load_state(task, checkpoint["state_dict"])
     load_parts(task, best.parent)
 
 

@@ -54,6 +54,7 @@ def track(place, name, table, tags=(), drop=()):
     target = table[[f"target.{c}" for c in CLASSES]].to_numpy() if multilabel else table["target"].to_numpy()
     scores = table[[f"prob.{c}" for c in CLASSES]].to_numpy()
     found = weighted_scores(scores, target, np.ones((1, len(scores))))
+    found |= {name.removeprefix("score."): [table[name].mean()] for name in table if name.startswith("score.")}
     given = {"fusionbench.random_weights": "none", "fusionbench.data_fingerprint": "d" * 40, **dict(tags)}
     run = place.start(name, name, given)
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import LLAMA, batch, pool_for, problem, strategy
+from tiny import LLAMA, SPECS, adaptation, batch, encoder_node, pool_for, problem, strategy
 
 from fusionbench import preflight
+from fusionbench.adapt.views import EncoderPool
 from fusionbench.errors import UserError
 from fusionbench.fusion.base import Strategy
+from fusionbench.types import Problem
 
 MADE = problem(("picture", "report"))
 MOST = LLAMA["max_position_embeddings"]
@@ -46,3 +48,16 @@ def test_prompt_and_answer_take_positions_of_the_language_model(options: dict[st
 def test_a_prompt_without_room_for_a_text_is_to_be_shortened() -> None:
     with pytest.raises(UserError, match=re.escape("shorten 'fusion.prompt' or take another language model")):
         check(mllm(prompt="{text}\n" + "so " * MOST + "Answer:"), 1)
+
+
+def test_modalities_that_one_sequence_has_no_room_for_are_refused_before_training() -> None:
+    names = ("left", "report")
+    made = Problem({"left": SPECS["picture"], "report": SPECS["report"]}, ("a", "b", "c"))
+    kind, given = encoder_node("llama")
+    pool = EncoderPool(made.modalities, dict.fromkeys(names, (kind, {**given, "rope": True})), adaptation("lora"))
+    network = strategy("unimodel", made, pool)
+    source: Any = SimpleNamespace(tokenizers=["report"], data=SimpleNamespace(cells={"report": [[1] * (MOST - 16)]}))
+    preflight._check_joined(network, source)
+    source.data.cells["report"].append([1] * (MOST - 15))
+    with pytest.raises(UserError, match=rf"one sequence of {MOST + 1} tokens, but its encoder takes {MOST}"):
+        preflight._check_joined(network, source)

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fusionbench.ablate.worker import Order, Place, Report, serve
 from fusionbench.errors import UserError
@@ -18,6 +18,32 @@ if TYPE_CHECKING:
 
 START = "spawn"  # a forked process cannot use a GPU that its parent has looked at
 PATIENCE = 20  # seconds that a worker has at Ctrl-C to note its run as killed
+
+
+class Launcher(Protocol):
+    """Who does the orders of a sweep: processes of this machine, or a cluster's jobs."""
+
+    def run(
+        self,
+        orders: Iterable[Order],
+        started: Callable[[int], None],
+        said: Callable[[str], None],
+        ended: Callable[[int, Report], None],
+    ) -> None:
+        """Do all orders.
+
+        Args:
+            orders: What is to be run; taken one by one, as there is room for them.
+            started: Told the number of each order that begins, counted from 0.
+            said: Told what is said on the way.
+            ended: Told how each order ended.
+        """
+
+    def interrupt(self) -> None:
+        """Pass Ctrl-C on once, and wait a while for runs to note that they were killed; what does not end is killed."""
+
+    def close(self) -> None:
+        """Leave nothing behind that runs."""
 
 
 @dataclass
@@ -45,14 +71,7 @@ class Workers:
         said: Callable[[str], None],
         ended: Callable[[int, Report], None],
     ) -> None:
-        """Do all orders.
-
-        Args:
-            orders: What is to be run; taken one by one, as workers become free.
-            started: Told the number of each order that begins, counted from 0.
-            said: Told what workers say.
-            ended: Told how each order ended.
-        """
+        """Do all orders, as ``Launcher`` says; one begins when a worker takes it."""
         waiting = enumerate(orders)
         more = self._hand_out(waiting, started)
         while any(worker.number is not None for worker in self._workers.values()):
@@ -134,12 +153,13 @@ class Workers:
         self._workers.clear()
 
 
-def places(count: int, accelerators: Iterable[str]) -> list[Place]:
-    """Return what each of ``count`` workers may use: a GPU of its own where there are any, a share of the cores.
+def places(count: int, accelerators: Iterable[str], devices: int = 1) -> list[Place]:
+    """Return what each of ``count`` workers may use: GPUs of its own where there are any, a share of the cores.
 
     Args:
         count: Number of workers.
         accelerators: What the runs ask for.
+        devices: How many GPUs, or processes, a run takes at most.
 
     Raises:
         UserError: More workers than GPUs for runs that want one, or take one where there are any.
@@ -147,13 +167,15 @@ def places(count: int, accelerators: Iterable[str]) -> list[Place]:
     if count < 1:
         raise UserError(f"--parallel must be at least 1, not {count}")
     wanted = set(accelerators)
-    devices = _devices() if wanted & {"auto", "gpu"} else []
-    most = max(1, len(devices))  # without any GPU a run that wants one says so itself
-    if count > most and ("gpu" in wanted or devices):
-        raise UserError(f"--parallel {count} wants a GPU for each process, but there are {len(devices)}; ask for fewer")
+    there = _devices() if wanted & {"auto", "gpu"} else []
+    most = max(1, len(there) // devices)  # without any GPU a run that wants one says so itself
+    if count > most and ("gpu" in wanted or there):
+        each = "a GPU" if devices == 1 else f"{devices} GPUs"
+        raise UserError(f"--parallel {count} wants {each} for each process, but there are {len(there)}; ask for fewer")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = None if "OMP_NUM_THREADS" in os.environ else max(1, cores // count)
-    return [Place(devices[i % len(devices)] if devices else None, threads) for i in range(count)]
+    threads = None if "OMP_NUM_THREADS" in os.environ else max(1, cores // (count * devices))
+    own = [there[i % most * devices :][:devices] for i in range(count)]
+    return [Place(",".join(named) or None, threads) for named in own]
 
 
 def _devices() -> list[str]:

@@ -54,11 +54,11 @@ def floats(where: str, key: str, value: object) -> float:
 
 
 def published_of(
-    where: str, node: object, rows: Iterable[str], columns: Iterable[str]
+    where: str, node: object, rows: Iterable[str], columns: Iterable[str], further: Iterable[str] = ()
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return what a paper printed, checked against the names of rows and columns.
 
-    ``parameters`` may stand beside the columns; it is then kept with ``mean``.
+    ``parameters`` may stand beside the columns; it is then kept with ``mean``. ``further`` are the strategies' scores.
     """
     if not isinstance(node, Mapping):
         raise UserError(f"{where}: 'published' must be {{row: {{column: {{metric: value}}}}}}, not {node!r}")
@@ -70,16 +70,16 @@ def published_of(
         if PARAMETERS in own:
             own["mean"] = {**own.get("mean", {}), PARAMETERS: own.pop(PARAMETERS)}
         check_keys(here, own, columns)
-        found[row] = {column: _values(f"{here}, '{column}'", values) for column, values in own.items()}
+        found[row] = {column: _values(f"{here}, '{column}'", values, further) for column, values in own.items()}
     return found
 
 
-def _values(where: str, node: object) -> dict[str, float]:
+def _values(where: str, node: object, further: Iterable[str]) -> dict[str, float]:
     """Return printed values by metric; a class's metric is ``AP/<class>``, whose class only the data know."""
-    values = mapping(where, "values", node)
+    values, known = mapping(where, "values", node), (*HEADLINE, *further, PARAMETERS)
     for name, value in values.items():
-        if name not in (*HEADLINE, PARAMETERS) and name.partition("/")[0] not in PER_CLASS:
-            raise UserError(f"{where} has an unknown metric '{name}'{nearest(name, (*HEADLINE, PARAMETERS))}")
+        if name not in known and name.partition("/")[0] not in PER_CLASS:
+            raise UserError(f"{where} has an unknown metric '{name}'{nearest(name, known)}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{where}: '{name}' must be a number, not {value!r}")
         if name != PARAMETERS and not 0 <= value <= 1:

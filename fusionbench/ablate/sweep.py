@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fusionbench import config as configs
-from fusionbench.ablate.execute import Workers
+from fusionbench.ablate.execute import Launcher
 from fusionbench.ablate.job import Job
 from fusionbench.ablate.plan import Plan
 from fusionbench.ablate.table import Table
@@ -54,7 +54,7 @@ class Sweep:
 
     plan: Plan
     store: Store
-    workers: Workers
+    workers: Launcher
     watch: Watch
     results: Path
     files: list[Path] = field(default_factory=list)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from fusionbench import config as configs
+from fusionbench import registry
 from fusionbench.ablate.baselines import CONCAT, UNIMODAL, Baselines
 from fusionbench.ablate.keys import check_keys, floats, mapping, names, numbers, published_of
 from fusionbench.config import Config, Node
 from fusionbench.errors import UserError, nearest
-from fusionbench.metrics import check_metric
+from fusionbench.metrics import ANSWERS, HEADLINE, check_metric
 
 KEYS = (
     *("title", "base", "seeds", "metric", "metrics", "margin"),
@@ -38,7 +39,7 @@ class Table:
         title: One line.
         seeds: The seeds of every row and column.
         metric: The headline metric of the verdicts.
-        metrics: The metrics shown.
+        metrics: The metrics shown, scores of some rows' strategies among them, such as ``dice``.
         margin: Within which two rows count as tied.
         columns: The columns' names.
         rows: The rows' names, the baselines that were added first.
@@ -111,19 +112,20 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Table:
     }
     baselines = Baselines(where, _baselines(where, node), columns, tuple(differences), trees)
     rows = (*baselines.added, *differences)
-    means = _means(where, node, columns)
+    means, scores = _means(where, node, columns), _own_scores(trees.values())
+    shown = names(where, "metrics", node.get("metrics", ["mAP", "mAUC"]))
     table = Table(
         name=path.stem,
         path=path,
         title=node["title"],
         seeds=numbers(where, "seeds", node.get("seeds", [0, 1, 2])),
-        metric=_metric(where, node.get("metric", "mAP")),
-        metrics=tuple(_metric(where, m) for m in names(where, "metrics", node.get("metrics", ["mAP", "mAUC"]))),
+        metric=_metric_of_verdicts(where, node.get("metric", "mAP"), scores),
+        metrics=tuple(_metric(where, metric, scores) for metric in shown),
         margin=floats(where, "margin", node.get("margin", 0.02)),
         columns=tuple(columns),
         rows=rows,
         means=means,
-        published=published_of(where, node.get("published") or {}, rows, [*columns, *means, MEAN]),
+        published=published_of(where, node.get("published") or {}, rows, [*columns, *means, MEAN], scores),
         own_unimodals=baselines.own_unimodals,
         own_concat=baselines.own_concat,
         trees=trees,
@@ -214,10 +216,34 @@ def _means(where: str, node: Node, columns: Mapping[str, Any]) -> dict[str, tupl
     return means
 
 
-def _metric(where: str, name: object) -> str:
-    """Return the name of a headline metric; those of a class are not known before the data."""
+def _own_scores(trees: Iterable[Node]) -> tuple[str, ...]:
+    """Return the scores that strategies of some rows add to the headline metrics; answers in words have theirs."""
+    nodes = [tree.get("fusion") or {} for tree in trees]
+    used = {str(node.get("name")) for node in nodes} & set(registry.names("fusion"))
+    found = {score for name in used for score in registry.describe("fusion", name).constants.get("score_names", ())}
+    return (*sorted(found), *(ANSWERS if any(node.get("decode") == "generate" for node in nodes) else ()))
+
+
+def _metric_of_verdicts(where: str, name: object, scores: Sequence[str]) -> str:
+    """Return the name of a headline metric, which every row has."""
+    if name in scores:
+        raise UserError(
+            f"{where}: 'metric' is '{name}', which not every strategy has, but verdicts need one that every row has; "
+            f"name it in 'metrics', and by 'metric' one of {', '.join(HEADLINE)}"
+        )
+    return _metric(where, name, ())
+
+
+def _metric(where: str, name: object, scores: Sequence[str]) -> str:
+    """Return the name of a headline metric, or of a strategy's score; those of a class are not known before the data.
+
+    Args:
+        where: The table, for messages.
+        name: As the yaml has it.
+        scores: Those of the rows' strategies.
+    """
     try:
-        check_metric(str(name))
+        check_metric(str(name), further=scores)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return str(name)

@@ -10,13 +10,15 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
-from threading import RLock, Thread
+from threading import RLock
 from typing import TYPE_CHECKING, Literal
 
+from fusionbench.config import data_options
 from fusionbench.errors import UserError, public_reason
+from fusionbench.launch import die_with_parent
+from fusionbench.world import World, joined
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -120,7 +122,7 @@ class _Lines(io.TextIOBase):
 def serve(pipe: Connection, place: Place) -> None:
     """Do orders until the pipe closes; at Ctrl-C the run is noted as killed and the process ends."""
     os.setsid()  # Ctrl-C in the terminal reaches the first process alone, which passes it on once
-    Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
     own = _Pipe(pipe)
@@ -130,13 +132,6 @@ def serve(pipe: Connection, place: Place) -> None:
         _serve(own, place.threads)
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         os._exit(130)  # nothing of it is left to be tidied up
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _serve(pipe: _Pipe, threads: int | None) -> None:
@@ -151,27 +146,67 @@ def _serve(pipe: _Pipe, threads: int | None) -> None:
         order = pipe.recv()
         if order is None:
             return
-        pipe.send(_done(pipe, order, sources))
+        pipe.send(do(order, sources, lambda text: pipe.send(Report("say", text))))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def _done(pipe: _Pipe, order: Order, sources: Sources) -> Report:
-    from fusionbench.report.run_report import summarise
-    from fusionbench.run import Session, fit_in
-    from fusionbench.tracking import Store
+def do(order: Order, sources: Sources, say: Callable[[str], None]) -> Report:
+    """Do one order and say how it ended.
 
-    def say(text: str) -> None:
-        pipe.send(Report("say", text))
+    Args:
+        order: The run.
+        sources: Reads its data.
+        say: Hears messages on the way.
 
+    Returns:
+        A report that it finished or failed.
+    """
     try:
-        store = Store(order.config.tracking)
-        session = Session(store, summarise, say, resume=True, source=sources, tags=order.tags, told=True)
-        run_id = fit_in(session, order.config)[-1].run_id
-        return Report("finished", run_id=run_id, fingerprint=store.open(run_id).tags()["fusionbench.fingerprint"])
+        if order.config.trainer.processes == 1:
+            run_id, identity = _fit(order, sources, say)
+        else:
+            run_id, identity = _fit_on_devices(order, say)
+        return Report("finished", run_id=run_id, fingerprint=identity)
     except UserError as error:
         return Report("failed", str(error), public_reason(error))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:300]
         told = f"{type(error).__name__}: {reason}"
         return Report("failed", told, public_reason(error), trace=traceback.format_exc())
+
+
+def _fit(order: Order, sources: Sources, say: Callable[[str], None], world: World | None = None) -> tuple[str, str]:
+    """Return the id and the identity of an order's run, once it has ended."""
+    from fusionbench.report.run_report import summarise
+    from fusionbench.run import Session, fit_in
+    from fusionbench.tracking import Store
+
+    store = Store(order.config.tracking)
+    own = {"tags": order.tags, "told": True, "world": world or World()}
+    run_id = fit_in(Session(store, summarise, say, resume=True, source=sources, **own), order.config)[-1].run_id
+    return run_id, store.open(run_id).tags()["fusionbench.fingerprint"]
+
+
+def _fit_on_devices(order: Order, say: Callable[[str], None]) -> tuple[str, str]:
+    """Do the same on several devices, each with a process of its own; what rank 0 says is heard when it has ended."""
+    from fusionbench import launch
+    from fusionbench.distributed.checks import check
+
+    options, batch_size = order.config.trainer, order.config.data.get("batch_size", data_options()["batch_size"].default)
+    check(options, batch_size, 0, 0, world_size=1)
+    return launch.on_each(options.devices, _on_rank, order, hear=say)
+
+
+def _on_rank(order: Order) -> tuple[str, str]:
+    """Do one process's part of an order."""
+    from fusionbench import run as runs
+    from fusionbench.ablate.sources import Sources
+
+    with joined(order.config.trainer.accelerator) as world:
+        if not world.leads:
+            runs.follow(world)
+            return "", ""
+        ended = _fit(order, Sources(), print, world)
+        runs.dismiss(world)
+        return ended

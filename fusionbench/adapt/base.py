@@ -12,7 +12,8 @@ from torch import Tensor
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, check_number
 from fusionbench.layers.adaptable import Adaptable
-from fusionbench.layers.per_view import PerView
+from fusionbench.layers.per_view import EachView, PerView
+from fusionbench.layers.sharded import gathered
 
 
 class Adaptation(ABC):
@@ -72,7 +73,8 @@ def check_updates(ranks: Sequence[int], scale: float, sites: Sequence[str], opti
 def adapter_state(encoder: Encoder, view: int) -> dict[str, Tensor]:
     """Return one view's adapter set by name, detached; for a trained base, the whole of it."""
     if all(p.requires_grad for p in encoder.parameters()):
-        return {name: value.detach().clone() for name, value in encoder.state_dict().items()}
+        with gathered(encoder.parameters()):
+            return {name: value.detach().clone() for name, value in encoder.state_dict().items()}
     parts = {name: module.view_state(view) for name, module in _per_view(encoder).items()}
     return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
@@ -92,6 +94,13 @@ def load_adapter_state(encoder: Encoder, view: int, state: dict[str, Tensor]) ->
         return
     for name, module in _per_view(encoder).items():
         module.load_view_state(view, {key: state[f"{name}.{key}"] for key in module.view_state(view)})
+
+
+def own_modules(encoder: Encoder, place: int) -> dict[str, Tensor]:
+    """Return by name, detached, the tensors of those modules of which each view has one, such as stems."""
+    each = {name: module for name, module in _per_view(encoder).items() if isinstance(module, EachView)}
+    parts = {name: module.view_state(place) for name, module in each.items() if place < len(module.each)}
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
 def all_is_frozen(encoder: Encoder, view: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fusionbench.encoders.base import Tokens
+from fusionbench.files import write_tensors
 
 MOST_BYTES = 4_000_000_000
 """Largest table that is made; a run over more encodes as it goes."""
@@ -90,16 +88,7 @@ class FeatureTable:
         if self.mask_KN is not None:
             tensors["mask"] = self.mask_KN
         pad = "" if self.layout.pad_id is None else str(self.layout.pad_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata={"length": str(self.layout.length), "pad_id": pad})
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_tensors(path, tensors, {"length": str(self.layout.length), "pad_id": pad})
 
     @classmethod
     def read(cls, path: Path) -> FeatureTable:

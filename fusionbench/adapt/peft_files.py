@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from fusionbench.data.assets import ASSETS
-from fusionbench.files import write_bytes, write_json
+from fusionbench.files import write_json, write_tensors
 from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.peft_views import PeftLinear, PeftParts
 
@@ -36,7 +36,6 @@ def write_adapter(layers: Adaptable, view: int, folder: Path, *, rank: int, alph
     """
     from peft import LoraConfig
     from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-    from safetensors.torch import save
 
     net = getattr(layers, "net", layers)
     places: tuple[int, ...] = getattr(net, "places", ())
@@ -58,7 +57,7 @@ def write_adapter(layers: Adaptable, view: int, folder: Path, *, rank: int, alph
         for name, module in found.items()
         for key, value in module.peft_state(view).items()
     }
-    write_bytes(folder / SAFETENSORS_WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
+    write_tensors(folder / SAFETENSORS_WEIGHTS_NAME, tensors, {"format": "pt"})
     write_json(folder / CONFIG_NAME, config.to_dict())
     return folder
 

@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fusionbench.adapt.base import Adaptation, adapter_state, all_is_frozen, load_adapter_state
+from fusionbench.adapt.base import Adaptation, adapter_state, all_is_frozen, load_adapter_state, own_modules
 from fusionbench.adapt.feature_table import FeatureTable
 from fusionbench.adapt.full import Full
 from fusionbench.encoders.base import Encoder, Tokens
 from fusionbench.encoders.identity import identity
 from fusionbench.encoders.token_batches import join, split, token_shape
-from fusionbench.files import write_bytes
+from fusionbench.files import write_tensors
 from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.per_view import PerView
 from fusionbench.types import ModalitySpec
@@ -100,6 +100,7 @@ class Views(nn.Module):
 
     ``embed``, ``encode`` and ``pool`` take and return dicts by view name and may be called for any subset of the views.
     ``identities`` tells each backbone's class and options, where its key is only a short name for checkpoints.
+    ``guests`` are modalities that a strategy has a view read too: the view, and the place of their modules (stems).
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Views(nn.Module):
         super().__init__()
         self.backbones = nn.ModuleDict(backbones)
         self.address, self.methods, self.identities = dict(address), dict(methods), dict(identities)
+        self.guests: dict[str, tuple[str, int]] = {}
         self.tables: dict[str, FeatureTable] = {}  # by view; put there for a run, no part of the network's state
         self.train()  # Lightning keeps the modes that it finds, and timm builds a frozen backbone in training mode
 
@@ -224,7 +226,9 @@ class Views(nn.Module):
         return list(groups.values())
 
     def adapter(self, view: str) -> dict[str, Tensor]:
-        """Return a view's adapter set."""
+        """Return a view's adapter set, or a guest's own modules."""
+        if view in self.guests:
+            return own_modules(self.encoder(self.guests[view][0]), self.guests[view][1])
         return adapter_state(self.encoder(view), self.address[view][1])
 
     def load_adapter(self, view: str, state: dict[str, Tensor]) -> None:
@@ -232,19 +236,15 @@ class Views(nn.Module):
         load_adapter_state(self.encoder(view), self.address[view][1], state)
 
     def save_adapters(self, folder: Path) -> list[Path]:
-        """Write each view's adapter set as a safetensors file of its own; views without one are left out.
+        """Write each view's adapter set, if it has one, as a safetensors file of its own, and return the files.
 
         A library's method writes it in that library's format too, into a folder of the view's name.
         """
-        from safetensors.torch import save
-
         paths = []
-        for view in self.address:
-            state = self.adapter(view)
+        for view in (*self.address, *self.guests):
+            state, path = self.adapter(view), folder / f"{view.replace('/', '_')}.safetensors"
             if state:
-                path = folder / f"{view.replace('/', '_')}.safetensors"
-                tensors = {k: v.contiguous().cpu() for k, v in state.items()}
-                paths.append(write_bytes(path, save(tensors, metadata={"view": view})))
-                key, index = self.address[view]
-                self.methods[key].export(self.encoder(view), index, path.with_suffix(""))
+                paths.append(write_tensors(path, {k: v.contiguous().cpu() for k, v in state.items()}, {"view": view}))
+            if state and (here := self.address.get(view)):
+                self.methods[here[0]].export(self.encoder(view), here[1], path.with_suffix(""))
         return paths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,10 +19,11 @@ from fusionbench.ablate.table import Table, read
 from fusionbench.errors import UserError
 
 if TYPE_CHECKING:
-    from fusionbench.ablate.execute import Workers
+    from fusionbench.ablate.execute import Launcher
     from fusionbench.ablate.job import Job
     from fusionbench.ablate.plan import Plan
     from fusionbench.ablate.sources import Sources
+    from fusionbench.config import Config
 
 T = TypeVar("T")
 
@@ -36,13 +38,12 @@ def run(options: argparse.Namespace) -> int:
     paths = _paths(options)
     _check_names(paths)
     tables = [table for path in paths if (table := _try(partial(read, path, options.overrides), paths))]
-    from fusionbench.ablate.execute import Workers, places
     from fusionbench.ablate.sources import Sources
     from fusionbench.ablate.sweep import in_one_place
 
     tables = [in_one_place(table) for table in tables]
     configs = [table.config(*cell, table.seeds[0]) for table in tables for cell in table.trees]
-    workers = Workers(places(options.parallel, {config.trainer.accelerator for config in configs}))
+    workers = _launcher(options, configs)
     sources, well = Sources(), len(tables) == len(paths)
     try:
         for table in tables:
@@ -80,6 +81,43 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UserError(f"--results '{options.results}' cannot be a folder of results, since '{there}' {why}")
 
 
+def _launcher(options: argparse.Namespace, configs: Sequence[Config]) -> Launcher:
+    """Return who does the runs: processes of this machine, or jobs of a cluster.
+
+    Raises:
+        UserError: It cannot, or is asked for what only the other one has.
+    """
+    if options.launcher == "slurm":
+        return _jobs(options, configs)
+    if options.slurm:
+        raise UserError(f"--slurm {options.slurm[0]} is for --launcher slurm, which is not asked for")
+    from fusionbench.ablate.execute import Workers, places
+
+    options.parallel = 1 if options.parallel is None else options.parallel
+    devices = max((config.trainer.devices for config in configs), default=1)
+    return Workers(places(options.parallel, {config.trainer.accelerator for config in configs}, devices))
+
+
+def _jobs(options: argparse.Namespace, configs: Sequence[Config]) -> Launcher:
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("--launcher slurm needs submitit: pip install 'fusionbench-medical[slurm]'")
+    from fusionbench.ablate import slurm, slurm_options
+    from fusionbench.tracking import store_uri
+
+    given = slurm_options.read(options.slurm)
+    options.parallel = slurm.MOST if options.parallel is None else options.parallel
+    tracking = configs[0].tracking
+    jobs = slurm.Jobs(Path(tracking.folder).absolute() / "jobs", options.parallel, given)
+    if store_uri(tracking).startswith("sqlite:"):
+        Console(stderr=True, highlight=False).print(
+            f"note: jobs write to SQLite in '{tracking.folder}', which must lie on a disk that all nodes share and "
+            "that locks files; over NFS take an MLflow server, tracking.uri=http://...",
+            markup=False,
+            soft_wrap=True,
+        )
+    return jobs
+
+
 def _check_names(paths: Sequence[Path]) -> None:
     """Refuse two tables whose results would have the same files."""
     for name, count in Counter(path.stem for path in paths).items():
@@ -110,7 +148,7 @@ def _paths(options: argparse.Namespace) -> list[Path]:
     return found
 
 
-def _run_table(table: Table, sources: Sources, workers: Workers, options: argparse.Namespace) -> bool:
+def _run_table(table: Table, sources: Sources, workers: Launcher, options: argparse.Namespace) -> bool:
     """Run one table, or only show its plan; return whether a run failed, or will."""
     from fusionbench.ablate.plan import Plan
     from fusionbench.ablate.progress import Bar

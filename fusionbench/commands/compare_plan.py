@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,17 +18,34 @@ from fusionbench.report.compared_runs import MARGIN
 from fusionbench.report.power import Assumptions, Detectable, Split, plan
 from fusionbench.report.tables import HOLE
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fusionbench.data.base import Dataset
+
 
 def run(options: argparse.Namespace, console: Console) -> int:
     """Print the table and the sentence."""
     assumed = Assumptions(options.score, options.correlation, options.icc, options.methods)
     split = _from_config(options) if options.config else _from_counts(options)
-    found = plan(split, assumed)
-    shown = found if options.config else found[:2]
-    console.print(_table(shown, split))
     margin = MARGIN if options.margin is None else options.margin
-    console.print(_sentence(found, split, assumed, margin), markup=False, soft_wrap=True)
+    show(split, assumed, console, margin, None if options.config else 2)
     return 0
+
+
+def show(split: Split, assumed: Assumptions, console: Console, margin: float = MARGIN, rows: int | None = None) -> None:
+    """Print the table, or its first rows, and what the split can and cannot show."""
+    found = plan(split, assumed)
+    console.print(_table(found[:rows], split))
+    console.print(_sentence(found, split, assumed, margin), markup=False, soft_wrap=True)
+
+
+def counted(dataset: Dataset, test: pd.DataFrame) -> Split:
+    """Count groups and classes of a dataset's test cases."""
+    from fusionbench.data.validate import members
+
+    sizes = test["group_id"].value_counts()
+    return Split([float(size) for size in sizes], {str(k): float(n) for k, n in members(dataset, test).sum().items()})
 
 
 def _from_config(options: argparse.Namespace) -> Split:
@@ -39,13 +57,10 @@ def _from_config(options: argparse.Namespace) -> Split:
     if node is None:
         raise UserError(f"the config '{options.config}' names no dataset; give it a data node, or --cases N")
     from fusionbench.data.base import make_dataset
-    from fusionbench.data.validate import members
 
     dataset = make_dataset(config.check_node("data", "data", node))
     cases = dataset.cases()
-    test = cases[cases["split"] == "test"]
-    sizes = test["group_id"].value_counts()
-    return Split([float(size) for size in sizes], {str(k): float(n) for k, n in members(dataset, test).sum().items()})
+    return counted(dataset, cases[cases["split"] == "test"])
 
 
 def _from_counts(options: argparse.Namespace) -> Split:

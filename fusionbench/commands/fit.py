@@ -1,11 +1,21 @@
 """``fusionbench fit``."""
 
+from __future__ import annotations
+
 import argparse
 import shlex
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fusionbench import config
+from fusionbench import config, world
+from fusionbench.errors import UserError
+
+if TYPE_CHECKING:
+    from fusionbench.config import Config
+    from fusionbench.results import Result
+    from fusionbench.sections import TrainerOptions
+    from fusionbench.world import World
 
 
 def run(options: argparse.Namespace) -> int:
@@ -14,14 +24,52 @@ def run(options: argparse.Namespace) -> int:
     from fusionbench.data.base import make_dataset
 
     make_dataset(checked.data)  # a folder that is not there is told before anything slow is imported
+    if checked.trainer.processes > 1 and world.current().size == 1:
+        from fusionbench import launch
+        from fusionbench.distributed.checks import check
+
+        batch_size = checked.data.get("batch_size", config.data_options()["batch_size"].default)
+        check(checked.trainer, batch_size, 0, 0, world_size=1)
+        launch.on_each(checked.trainer.devices, _on_rank, checked, options.resume)
+    else:
+        _on_rank(checked, options.resume)
+    return 0
+
+
+def _on_rank(checked: Config, resume: bool) -> None:
+    """Do one process's part; rank 0 tells the user."""
     from fusionbench import run as runs
-    from fusionbench.commands.results import print_results
+
+    _check_size(checked.trainer)
+    with world.joined(checked.trainer.accelerator) as joined:
+        if joined.leads:
+            _print(_fit(checked, resume, joined), checked.tracking.folder)
+            runs.dismiss(joined)
+        else:
+            runs.follow(joined)
+
+
+def _check_size(options: TrainerOptions) -> None:
+    """Refuse another number of processes than the config has devices."""
+    started = world.current().size
+    if started not in (1, options.processes):
+        raise UserError(
+            f"{started} processes were started, but trainer.devices times trainer.num_nodes is {options.processes}; "
+            f"set trainer.devices to the processes of a node"
+        )
+
+
+def _fit(checked: Config, resume: bool, joined: World) -> list[Result]:
+    from fusionbench import run as runs
     from fusionbench.report.run_report import summarise
 
     console = Console(stderr=True, highlight=False)
-    results = runs.fit(checked, summarise, lambda text: console.print(text, markup=False), options.resume)
+    return runs.fit(checked, summarise, lambda text: console.print(text, markup=False), resume, joined)
+
+
+def _print(results: list[Result], folder: str) -> None:
+    from fusionbench.commands.results import print_results
+
     print_results(results, Console(highlight=False))
-    folder = checked.tracking.folder
     command = "fusionbench ui" + ("" if folder == "runs" else f" --folder {shlex.quote(folder)}")
     print(f"run {results[-1].run_id} ({results[-1].name}) in {folder}; look at it with: {command}")
-    return 0

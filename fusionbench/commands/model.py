@@ -88,7 +88,7 @@ def load(options: argparse.Namespace) -> Model:
         UserError: There is no such model, or it does not go with the data.
     """
     _check_overrides(options.overrides)
-    found = _folder(options) or _run(options)
+    found = find(options)
     run = found if isinstance(found, TrackedRun) else None
     files = models.read(found.artifact("model") if isinstance(found, TrackedRun) else found)
     checked = _config(files, options)
@@ -103,6 +103,15 @@ def load(options: argparse.Namespace) -> Model:
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
     return Model(options.model, task, source, checked, run)
+
+
+def find(options: argparse.Namespace) -> Path | TrackedRun:
+    """Return the model's folder, or the run that the command line names.
+
+    Raises:
+        UserError: There is neither.
+    """
+    return _folder(options) or _run(options)
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

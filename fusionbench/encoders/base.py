@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fusionbench.errors import UserError
 from fusionbench.layers.adaptable import Adaptable
 from fusionbench.layers.layer_adapter import Layer, LayerAdapter
 from fusionbench.types import ModalitySpec
@@ -143,6 +144,28 @@ class Encoder(Adaptable, ABC):
 def attention_mask(mask_BN: Tensor | None) -> Tensor | None:
     """Turn a key mask into one that broadcasts over heads and queries, (B, 1, 1, N)."""
     return None if mask_BN is None else mask_BN[:, None, None, :]
+
+
+def text_mask(ids_BL: Tensor, pad_id: int) -> Tensor:
+    """Return which tokens of texts may be read, (B, L): no padding, but always the first, so that none is empty."""
+    mask = ids_BL != pad_id
+    mask[:, 0] = True
+    return mask
+
+
+def check_length(count: int, most: int, reader: str) -> None:
+    """Refuse more tokens than there are positions for.
+
+    Args:
+        count: Tokens of an input.
+        most: Positions.
+        reader: What the sentence calls the model, e.g. ``decoder``.
+
+    Raises:
+        UserError: There are more tokens.
+    """
+    if count > most:
+        raise UserError(f"an input has {count} tokens, the {reader} takes {most}: set data.text_length")
 
 
 def mean_of_own(tokens: Tokens) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fusionbench.encoders.weights import hub_failed
 from fusionbench.errors import UserError
+from fusionbench.layers.deferred import held_as
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _HEAD = "lm_head."  # stands beside the decoder
@@ -41,7 +42,7 @@ class Checkpoint:
         return path if path.is_file() else None
 
     def read(self, wanted: Wanted, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return tensors by new name, in ``dtype``.
+        """Return tensors by new name, in ``dtype``; what a file has in it already stays mapped and takes no memory.
 
         Args:
             wanted: New name to the name within the decoder (without ``model.`` before it), or of its head
@@ -63,7 +64,7 @@ class Checkpoint:
         if missing or wrong:
             faults = _fault(missing, "missing") + _fault(wrong, "not of the shape that config.json says")
             raise UserError(f"the weights of '{self.name}' do not fit: {' and '.join(faults)}")
-        return {key: tensors[name].to(dtype) for key, name in names.items()}
+        return {key: held_as(tensors[name], dtype) for key, name in names.items()}
 
     @cached_property
     def _file_of(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from fusionbench.encoders.base import attention_mask
 from fusionbench.encoders.hf_config import makes, model_type, random_config
 from fusionbench.encoders.weights import hub_failed, weights_path
 from fusionbench.errors import UserError, check_number, nearest
+from fusionbench.layers.skeleton import is_skeleton
 
 _FAMILIES = ("bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta")
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings")
@@ -64,9 +65,12 @@ def pretrained(source: str) -> nn.Module:
     Raises:
         UserError: It cannot be had (``NotOnHub``: from the hub), or lacks tensors, which would stay random.
     """
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     try:
+        if is_skeleton():
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            return cast(nn.Module, AutoModel.from_config(config, dtype=torch.float32))
         net, report = AutoModel.from_pretrained(
             source, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )

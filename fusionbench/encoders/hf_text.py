@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from fusionbench.encoders import hf_models
-from fusionbench.encoders.base import Encoder, Tokens, mean_of_own
+from fusionbench.encoders.base import Encoder, Tokens, check_length, mean_of_own, text_mask
 from fusionbench.encoders.hf_tokenizer import HFTokenizer, check_tokenizer
-from fusionbench.errors import UserError
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec, Tokenizer
 
@@ -80,16 +79,11 @@ class HFText(Encoder):
         Raises:
             UserError: The text is longer than the model has positions.
         """
-        if inputs.shape[1] > self.longest:
-            raise UserError(
-                f"a text has {inputs.shape[1]} tokens, the encoder takes {self.longest}: set data.text_length"
-            )
-        mask = inputs != self.pad_id
-        mask[:, 0] = True
+        check_length(inputs.shape[1], self.longest, "encoder")
         net: Any = self.net
         values = net.embeddings(inputs)
         project = getattr(net, "embeddings_project", None)  # ELECTRA's embeddings may be narrower than its layers
-        return Tokens(values if project is None else project(values), mask)
+        return Tokens(values if project is None else project(values), text_mask(inputs, self.pad_id))
 
     def layer(self, index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """Run one transformer layer."""

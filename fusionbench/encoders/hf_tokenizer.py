@@ -13,6 +13,7 @@ from fusionbench.types import Tokenizer
 _AT_ONCE = 256  # texts: enough to keep all cores busy, while what is cut off stays in memory for so many alone
 _WHOLE = 10**7  # tokens: more than any text has
 _WORDS = 200  # letters of another library's error
+_REMEDY = "encoder.tokenizer=PATH (encoder.MODALITY.tokenizer=PATH where each modality has its own encoder)"
 _FILES = ("tokenizer.json", "*.model", "vocab.*")
 
 
@@ -39,17 +40,19 @@ class HFTokenizer:
     def __init__(self, options: Mapping[str, Any], *, special: bool = True) -> None:
         named = options.get("tokenizer") or options["weights"]
         if named == "random":
-            raise UserError("an encoder with random weights has no tokenizer of its own: give encoder.tokenizer=PATH")
+            raise UserError(f"an encoder with random weights has no tokenizer of its own: give {_REMEDY}")
         own = not options.get("tokenizer")
         source = _source(options) if own else str(named)
         self._tokenizer = _read(source, "weights" if own else "tokenizer")
+        if not own and options["weights"] not in ("hub", "random"):
+            _check_words(self._tokenizer, source, str(options["weights"]))
         self._special = special
         pad_id = self._tokenizer.pad_token_id if special else padding_id(self._tokenizer)
         if pad_id is None:
             kind = "a BERT-like encoder" if special else "a decoder with an unknown or end-of-text token"
             raise UserError(
                 f"the tokenizer of '{source}' has no padding token, so it is not of {kind}; give the model's own by "
-                "encoder.tokenizer=PATH"
+                f"{_REMEDY}"
             )
         self.pad_id = int(pad_id)
         self.size = max(self._tokenizer.get_vocab().values()) + 1
@@ -123,11 +126,22 @@ def check_tokenizer(tokenizer: Tokenizer, *, reader: str, pad_id: int, words: in
     Raises:
         UserError: The padding token is another, or the model's vocabulary is too small.
     """
-    size, remedy = int(getattr(tokenizer, "size", 0)), "give the model's own by encoder.tokenizer"
+    size, remedy = int(getattr(tokenizer, "size", 0)), f"give the model's own by {_REMEDY}"
     if tokenizer.pad_id != pad_id:
         raise UserError(f"the tokenizer pads with token {tokenizer.pad_id}, but the {reader} with {pad_id}: {remedy}")
     if size > words:
         raise UserError(f"the tokenizer has {size} words, but the {reader} only {words}: {remedy}")
+
+
+def _check_words(tokenizer: Any, source: str, weights: str) -> None:  # noqa: ANN401 - transformers' tokenizers
+    """Refuse a tokenizer most of whose ids are other words in the one that lies beside local weights, if one does."""
+    try:
+        own = _read(weights, "weights").get_vocab()
+    except UserError:  # there is none to compare with
+        return
+    words = tokenizer.get_vocab()
+    if 2 * sum(own.get(word) == index for word, index in words.items()) < min(len(own), len(words)):
+        raise UserError(f"the tokenizer of '{source}' has other words than that of '{weights}': leave out {_REMEDY}")
 
 
 def _source(options: Mapping[str, Any]) -> str:
@@ -158,7 +172,7 @@ def _read(source: str, option: str) -> Any:  # noqa: ANN401
 
     folder = _folder(source, option)
     if folder is not None and not any(file for pattern in _FILES for file in folder.glob(pattern)):
-        raise UserError(f"'{folder}' holds no tokenizer (tokenizer.json or the like); give encoder.tokenizer=PATH")
+        raise UserError(f"'{folder}' holds no tokenizer (tokenizer.json or the like); give {_REMEDY}")
     kind: Any = LlamaTokenizer if folder is not None and _is_sentencepiece_alone(folder) else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(str(folder or source), trust_remote_code=False)
@@ -166,7 +180,7 @@ def _read(source: str, option: str) -> Any:  # noqa: ANN401
         raise _failed(source, folder, option, error) from None
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # For some families transformers makes one of special tokens alone where the files are missing.
-        raise UserError(f"no tokenizer lies in '{source}'; give encoder.tokenizer=PATH")
+        raise UserError(f"no tokenizer lies in '{source}'; give {_REMEDY}")
     return tokenizer
 
 
@@ -187,7 +201,7 @@ def _failed(source: str, folder: Path | None, option: str, error: Exception) -> 
     fault = _fault_of_config(folder)
     if fault is not None:
         return UserError(f"'{folder / 'config.json'}' is wrong ({_short(fault)}); give a model's own, unchanged")
-    return UserError(f"no tokenizer could be read from '{source}' ({_short(error)}); give encoder.tokenizer=PATH")
+    return UserError(f"no tokenizer could be read from '{source}' ({_short(error)}); give {_REMEDY}")
 
 
 def _fault_of_config(folder: Path) -> Exception | None:

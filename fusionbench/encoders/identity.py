@@ -11,6 +11,7 @@ from typing import Any
 
 from fusionbench.data.images import file_digest
 from fusionbench.encoders.weights import weights_path
+from fusionbench.layers.skeleton import is_skeleton
 
 NO_EFFECT = frozenset({"checkpointing", "fallback"})
 """Options that change no result."""
@@ -32,7 +33,8 @@ def identity(encoder: type, options: Mapping[str, Any]) -> str:
 def effective(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a node's options as far as they can change a result, also inside an option such as ``vision``.
 
-    Weights and tokenizers that are files become a digest of their content, so that it does not matter where they lie.
+    Weights and tokenizers that are files become a digest of their content, so that it does not matter where they lie;
+    not in a skeleton, which opens none.
 
     Raises:
         UserError: A file cannot be read, or an asset not be had.
@@ -46,7 +48,7 @@ def _plain(key: str, value: object) -> object:
         return effective(value)
     if isinstance(value, tuple):
         return list(value)
-    if key not in _FILES or not isinstance(value, str) or value in ("hub", "random"):
+    if key not in _FILES or not isinstance(value, str) or value in ("hub", "random") or is_skeleton():
         return value
     if value.startswith("asset:") or Path(value).expanduser().exists():
         return content(weights_path(value) or Path(value))

@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fusionbench.encoders.base import Encoder, Tokens, attention_mask, mean_of_own
+from fusionbench.encoders.base import Encoder, Tokens, attention_mask, check_length, mean_of_own, text_mask
 from fusionbench.encoders.hf_tokenizer import HFTokenizer, check_tokenizer
 from fusionbench.encoders.llama_weights import DecoderSource, precision, widen
 from fusionbench.errors import UserError
 from fusionbench.layers.decoder_mask import decoder_mask, encoder_roles
 from fusionbench.layers.decoder_pass import DecoderPass
 from fusionbench.layers.decoder_positions import DecoderPositions
+from fusionbench.layers.decoder_readout import last_token
 from fusionbench.layers.patch_stem import PatchStem
 from fusionbench.layers.per_view import EachView
 from fusionbench.registry import register
@@ -156,12 +157,10 @@ class Llama(Encoder):
         if inputs.ndim == 4:
             tokens = Tokens(self.stem(inputs))
         else:
-            mask = inputs != self.pad_id
-            mask[:, 0] = True
-            tokens = Tokens(self.net.embed_tokens(inputs).to(next(self.net.norm.parameters()).dtype), mask)
-        count = tokens.values.shape[1]
-        if self.longest is not None and count > self.longest:
-            raise UserError(f"an input has {count} tokens, the decoder takes {self.longest}: set data.text_length")
+            values = self.net.embed_tokens(inputs).to(next(self.net.norm.parameters()).dtype)
+            tokens = Tokens(values, text_mask(inputs, self.pad_id))
+        if self.longest is not None:
+            check_length(tokens.values.shape[1], self.longest, "decoder")
         return tokens
 
     def layer(self, index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
@@ -177,13 +176,8 @@ class Llama(Encoder):
         if self.pool_kind == "mean":
             return mean_of_own(replace(tokens, values=self.net.norm(tokens.values)))
         own = tokens.values.shape[1] - tokens.appended
-        if tokens.mask is None:
-            last_BD = tokens.values[:, own - 1]
-        else:
-            places = torch.arange(own, device=tokens.mask.device)
-            last_B = (places * tokens.mask[:, :own]).argmax(dim=1)
-            last_BD = tokens.values[torch.arange(len(last_B), device=last_B.device), last_B]
-        out: Tensor = self.net.norm(last_BD)
+        mask = None if tokens.mask is None else tokens.mask[:, :own]
+        out: Tensor = self.net.norm(last_token(tokens.values[:, :own], mask))
         return out
 
     def linear_sites(self) -> dict[str, list[str]]:

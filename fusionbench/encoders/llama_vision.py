@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from fusionbench.encoders.base import Tokens
 from fusionbench.encoders.llama import Llama
 from fusionbench.encoders.llama_weights import DecoderSource
+from fusionbench.encoders.sight import EachSight, Sight, cross_layer
 from fusionbench.encoders.timm_vit import TimmViT
-from fusionbench.encoders.vision_language import Memory, Pixels, VisionLanguage
+from fusionbench.encoders.vision_language import Memory, Past, Pixels, VisionLanguage
 from fusionbench.errors import UserError, check_number, nearest
-from fusionbench.layers.gated_cross_attention import GatedCrossAttention
-from fusionbench.layers.per_view import EachView
+from fusionbench.layers.skeleton import is_skeleton
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec, Tokenizer
 
@@ -110,16 +110,25 @@ class LlamaVision(VisionLanguage):
         return out
 
     def decoder_layer(
-        self, index: int, values_BND: Tensor, mask_BNN: Tensor, positions_BN: Tensor, memory: Memory | None
+        self,
+        index: int,
+        values_BND: Tensor,
+        mask_BNN: Tensor,
+        positions_BN: Tensor,
+        memory: Memory | None,
+        past: Past | None = None,
     ) -> Tensor:
         """Run a layer of the decoder's own, or a new one, which without memory changes nothing."""
         if index in self.cross_layers:
-            return values_BND if memory is None else self.sight.read(self._place[index], values_BND, memory)
+            return values_BND if memory is None else self.sight.read(self._place[index], values_BND, memory, past)
         rotary: Any = self.decoder.positions.rotary
         angles = rotary.to(values_BND.device)(values_BND, positions_BN)
         layers: Any = self.decoder.net.layers
         out: Tensor = layers[self._place[index]](
-            values_BND, attention_mask=mask_BNN[:, None], position_embeddings=angles
+            values_BND,
+            attention_mask=mask_BNN[:, None],
+            position_embeddings=angles,
+            past_key_values=past and past.words,
         )
         return out.to(values_BND.dtype)
 
@@ -156,54 +165,14 @@ class LlamaVision(VisionLanguage):
         self._place = {index: n for sort in (self.cross_layers, others) for n, index in enumerate(sort)}
 
     def _sight(self) -> Sight:
-        made = [_cross_layer(self.decoder.source.config) for _ in self.cross_layers]
+        made = [cross_layer(self.decoder.source.config) for _ in self.cross_layers]
         return Sight(nn.Linear(self.vision.width, self.width, bias=False), made)
-
-
-class Sight(nn.Module):
-    """What a view reads pictures by: a projection to the decoder's width and cross-attention layers."""
-
-    def __init__(self, projection: nn.Module, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.projection, self.layers = projection, nn.ModuleList(layers)
-
-    def forward(self, tokens_BTD: Tensor) -> Tensor:
-        """Project the vision tower's tokens."""
-        out: Tensor = self.projection(tokens_BTD)
-        return out
-
-
-class EachSight(EachView):
-    """The sight of each view; called, it projects the selected views' tokens."""
-
-    def read(self, place: int, values_BND: Tensor, memory: Memory) -> Tensor:
-        """Let the rows of each selected view, in equal parts, read their memory in a cross-attention layer."""
-        views = self.selector.indices
-        count = len(views)
-        biases = [None] * count if memory.bias_BT is None else memory.bias_BT.chunk(count)
-        parts = zip(views, values_BND.chunk(count), memory.tokens_BTD.chunk(count), biases, strict=True)
-        layers: dict[int, Any] = {view: self.each[view] for view in views}
-        return torch.cat([layers[view].layers[place](*part) for view, *part in parts])
 
 
 def cross_places(depth: int) -> list[int]:
     """Return before which of a decoder's layers cross-attention stands by default."""
     places, of = _LIKE
     return sorted({depth * place // of for place in places})
-
-
-def _cross_layer(config: Any) -> GatedCrossAttention:  # noqa: ANN401 - a transformers config
-    """Build a cross-attention layer of the same sizes as the decoder's own."""
-    heads, width = int(config.num_attention_heads), int(config.hidden_size)
-    return GatedCrossAttention(
-        width,
-        heads=heads,
-        kv_heads=int(config.num_key_value_heads),
-        head_width=int(getattr(config, "head_dim", None) or width // heads),
-        hidden=int(config.intermediate_size),
-        eps=float(config.rms_norm_eps),
-        std=float(config.initializer_range),
-    )
 
 
 def _vision(options: Mapping[str, Any], normalize: str, checkpointing: bool) -> tuple[TimmViT, Pixels]:
@@ -238,9 +207,11 @@ def _head(source: DecoderSource) -> nn.Linear:
         made = nn.Linear(width, words, bias=False)
         nn.init.normal_(made.weight, std=source.config.initializer_range)
         return made
-    shape = torch.Size((words, width))
-    state = source.checkpoint.read({"weight": ("lm_head.weight", shape)}, torch.float32)
     with torch.device("meta"):
         made = nn.Linear(width, words, bias=False)
+    if is_skeleton():
+        return made
+    shape = torch.Size((words, width))
+    state = source.checkpoint.read({"weight": ("lm_head.weight", shape)}, torch.float32)
     made.load_state_dict(state, assign=True)
     return made

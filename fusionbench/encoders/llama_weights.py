@@ -14,6 +14,8 @@ from fusionbench.encoders.checkpoint import Checkpoint
 from fusionbench.encoders.hf_config import model_type, random_config
 from fusionbench.encoders.weights import weights_path
 from fusionbench.errors import UserError, nearest
+from fusionbench.layers import deferred
+from fusionbench.layers.skeleton import is_skeleton
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -61,6 +63,8 @@ class DecoderSource:
             return _bare(self.config, places, dtype)
         with torch.device("meta"):
             net = _bare(self.config, places, dtype)
+        if is_skeleton():
+            return net
         wanted = {key: (_in_whole(key, places), value.shape) for key, value in net.state_dict().items()}
         net.load_state_dict(self.checkpoint.read(wanted, dtype), assign=True)
         return net
@@ -90,6 +94,8 @@ class DecoderSource:
                 nn.init.normal_(made.weight, std=self.config.initializer_range)
             return made
         made = nn.Embedding(size, width, dtype=dtype, device="meta")
+        if is_skeleton():
+            return made
         wanted = {"weight": ("embed_tokens.weight", made.weight.shape)}
         made.load_state_dict(self.checkpoint.read(wanted, dtype), assign=True)
         return made
@@ -119,7 +125,7 @@ def widen(layers: nn.Module, held: torch.dtype) -> None:
     """Hold in float32 what is trained of layers that are held in ``held``, since it would lose small updates."""
     for parameter in layers.parameters():
         if parameter.requires_grad and parameter.dtype == held:
-            parameter.data = parameter.data.float()
+            deferred.widen(parameter, torch.float32)
 
 
 def precision(held: torch.dtype, device: torch.device) -> AbstractContextManager[object]:

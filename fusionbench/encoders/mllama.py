@@ -8,16 +8,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from fusionbench.encoders.base import Tokens
+from fusionbench.encoders.base import Tokens, check_length, text_mask
 from fusionbench.encoders.hf_tokenizer import HFTokenizer, check_tokenizer
 from fusionbench.encoders.llama_weights import precision, widen
 from fusionbench.encoders.mllama_weights import MllamaSource
-from fusionbench.encoders.vision_language import Memory, Pixels, VisionLanguage
-from fusionbench.errors import UserError
+from fusionbench.encoders.vision_language import Memory, Past, Pixels, VisionLanguage
 from fusionbench.layers.decoder_positions import DecoderPositions
 from fusionbench.layers.decoder_readout import last_token
+from fusionbench.layers.recomputed import Recomputed
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec, Tokenizer
 
@@ -50,7 +49,7 @@ class Mllama(VisionLanguage):
         normalize: What the pictures were normalised by: ``clip``, ``imagenet``, ``half`` or ``none``, as in the data.
             They are turned into what the vision tower was trained on, and resized to its ``image_size``.
         dtype: Of the frozen weights.
-        checkpointing: Recompute the vision tower and each layer in the backward pass to save memory.
+        checkpointing: Recompute each layer, those of the vision tower too, in the backward pass to save memory.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("text",)
@@ -76,6 +75,10 @@ class Mllama(VisionLanguage):
         mean, deviation = source.colours()
         self.pixels = Pixels(normalize, mean=mean, deviation=deviation, size=int(vision.image_size))
         self.net: Any = source.build(self.held)
+        if checkpointing:
+            tower = self._tower
+            tower.transformer = Recomputed(tower.transformer.layers)
+            tower.global_transformer = Recomputed(tower.global_transformer.layers)
         self._decoder.norm.float()
         self.positions = DecoderPositions(source.rotary(), text.hidden_size // text.num_attention_heads)
         self.width, self.depth = int(text.hidden_size), int(text.num_hidden_layers)
@@ -109,32 +112,46 @@ class Mllama(VisionLanguage):
         Raises:
             UserError: There are more tokens than the decoder has positions.
         """
-        if inputs.shape[1] > self.longest:
-            raise UserError(
-                f"an input has {inputs.shape[1]} tokens, the decoder takes {self.longest}: set data.text_length"
-            )
-        mask = inputs != self.pad_id
-        mask[:, 0] = True
-        return Tokens(self._decoder.embed_tokens(inputs).to(self._decoder.norm.weight.dtype), mask)
+        check_length(inputs.shape[1], self.longest, "decoder")
+        values = self._decoder.embed_tokens(inputs).to(self._decoder.norm.weight.dtype)
+        return Tokens(values, text_mask(inputs, self.pad_id))
 
     def see(self, images_BCHW: Tensor) -> Tensor:
-        """Turn normalised pictures into class token and patch tokens of one tile, (B, T, D) in the decoder's width."""
-        if self.checkpointing and torch.is_grad_enabled():
-            seen: Tensor = checkpoint(self._see, images_BCHW, use_reentrant=False)
-            return seen
-        return self._see(images_BCHW)
+        """Turn normalised pictures into class token and patch tokens of one tile, (B, T, D) in the decoder's width.
+
+        The further tiles are zeros, as in transformers.
+        """
+        tile_BCHW = self.pixels(images_BCHW)
+        count, device = len(tile_BCHW), tile_BCHW.device
+        tiles = F.pad(tile_BCHW[:, None, None], (0, 0, 0, 0, 0, 0, 0, self.tiles - 1))
+        used = torch.arange(self.tiles, device=device).eq(0).long().expand(count, 1, -1)
+        ratio = torch.full((count, 1), self.one_tile, device=device)
+        with precision(self.held, device):
+            seen = self._tower(tiles, aspect_ratio_ids=ratio, aspect_ratio_mask=used)
+            out: Tensor = self.net.model.multi_modal_projector(seen.last_hidden_state[:, 0, 0])
+        return out.to(images_BCHW.dtype)
 
     def decoder_layer(
-        self, index: int, values_BND: Tensor, mask_BNN: Tensor, positions_BN: Tensor, memory: Memory | None
+        self,
+        index: int,
+        values_BND: Tensor,
+        mask_BNN: Tensor,
+        positions_BN: Tensor,
+        memory: Memory | None,
+        past: Past | None = None,
     ) -> Tensor:
         """Run a self-attention layer, or a cross-attention layer, which without memory changes nothing."""
-        layer = self._decoder.layers[index]
         if index in self.cross_layers:
-            return values_BND if memory is None else self._read(layer, values_BND, memory)
+            return values_BND if memory is None else self._read(index, values_BND, memory, past)
         rotary: Any = self.positions.rotary
         angles = rotary.to(values_BND.device)(values_BND, positions_BN)
         with precision(self.held, values_BND.device):
-            out: Tensor = layer(values_BND, attention_mask=mask_BNN[:, None], position_embeddings=angles)
+            out: Tensor = self._decoder.layers[index](
+                values_BND,
+                attention_mask=mask_BNN[:, None],
+                position_embeddings=angles,
+                past_key_values=past and past.words,
+            )
         return out.to(values_BND.dtype)
 
     def vocabulary(self, values_BND: Tensor) -> Tensor:
@@ -161,31 +178,25 @@ class Mllama(VisionLanguage):
         return [f"{decoder}.layers.{i}.{norm}" for i in range(self.depth) for norm in norms] + [f"{decoder}.norm"]
 
     @property
+    def _tower(self) -> Any:  # noqa: ANN401 - of transformers
+        return self.net.model.vision_model
+
+    @property
     def _decoder(self) -> Any:  # noqa: ANN401 - of transformers
         return self.net.model.language_model
 
-    def _see(self, images_BCHW: Tensor) -> Tensor:
-        """Run vision tower and projector; the further tiles are zeros, as in transformers."""
-        tile_BCHW = self.pixels(images_BCHW)
-        count, device = len(tile_BCHW), tile_BCHW.device
-        tiles = F.pad(tile_BCHW[:, None, None], (0, 0, 0, 0, 0, 0, 0, self.tiles - 1))
-        used = torch.arange(self.tiles, device=device).eq(0).long().expand(count, 1, -1)
-        ratio = torch.full((count, 1), self.one_tile, device=device)
-        with precision(self.held, device):
-            seen = self.net.model.vision_model(tiles, aspect_ratio_ids=ratio, aspect_ratio_mask=used)
-            out: Tensor = self.net.model.multi_modal_projector(seen.last_hidden_state[:, 0, 0])
-        return out.to(images_BCHW.dtype)
-
-    def _read(self, layer: Any, values_BND: Tensor, memory: Memory) -> Tensor:  # noqa: ANN401 - of transformers
+    def _read(self, index: int, values_BND: Tensor, memory: Memory, past: Past | None) -> Tensor:
         """Run a cross-attention layer; without a mask torch's attention would be causal there."""
+        is_known = past is not None and past.words.get_seq_length(index) > 0
         bias_BT = memory.tokens_BTD.new_zeros(memory.tokens_BTD.shape[:2]) if memory.bias_BT is None else memory.bias_BT
         some_B1 = (bias_BT > float("-inf")).any(dim=1, keepdim=True)
         with precision(self.held, values_BND.device):
-            out: Tensor = layer(
+            out: Tensor = self._decoder.layers[index](
                 values_BND,
-                cross_attention_states=memory.tokens_BTD,
+                cross_attention_states=None if is_known else memory.tokens_BTD,
                 cross_attention_mask=bias_BT.where(some_B1, 0)[:, None, None].to(values_BND.dtype),
                 attention_mask=None,
                 full_text_row_masked_out_mask=None,
+                past_key_values=past and past.words,
             )
         return torch.where(some_B1[..., None], out.to(values_BND.dtype), values_BND)

@@ -12,6 +12,7 @@ from torch import nn
 from fusionbench.encoders.checkpoint import Checkpoint
 from fusionbench.encoders.weights import weights_path
 from fusionbench.errors import UserError, check_number, nearest
+from fusionbench.layers.skeleton import is_skeleton
 
 _SIZES = {
     "text_config": (
@@ -73,6 +74,8 @@ class MllamaSource:
             return _bare(self.config, dtype)
         with torch.device("meta"):
             net = _bare(self.config, dtype)
+        if is_skeleton():
+            return net
         wanted = {key: (_on_disk(key), value.shape) for key, value in net.state_dict().items()}
         net.load_state_dict(self.checkpoint.read(wanted, dtype), assign=True)
         return net

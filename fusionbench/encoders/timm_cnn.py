@@ -12,6 +12,7 @@ from torch import Tensor
 from fusionbench.encoders.base import Encoder, Tokens, mean_of_own
 from fusionbench.encoders.weights import hub_failed, read_timm_weights, weights_path
 from fusionbench.errors import UserError, nearest
+from fusionbench.layers.skeleton import is_skeleton
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
@@ -35,10 +36,11 @@ class TimmCNN(Encoder):
             raise UserError(f"timm has no model '{model}'{nearest(model, timm.list_models())}")
         path = weights_path(weights)
         try:
-            self.net = timm.create_model(model, pretrained=weights == "hub", num_classes=0, global_pool="")
+            is_hub = weights == "hub" and not is_skeleton()
+            self.net = timm.create_model(model, pretrained=is_hub, num_classes=0, global_pool="")
         except Exception as error:  # the hub client raises many kinds
             raise hub_failed(model, error) from None
-        if path is not None:
+        if path is not None and not is_skeleton():
             _load(self.net, model, path)
         self.width = int(self.net.num_features)
         self.depth = 0

@@ -12,6 +12,7 @@ from torch import Tensor
 from fusionbench.encoders.base import Encoder, Tokens, attention_mask
 from fusionbench.encoders.weights import hub_failed, read_timm_weights, weights_path
 from fusionbench.errors import UserError, nearest
+from fusionbench.layers.skeleton import is_skeleton
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
@@ -74,14 +75,14 @@ def _build(model: str, weights: str) -> VisionTransformer:
     path = weights_path(weights)
     options = {"num_classes": 0, "global_pool": "token", "dynamic_img_size": True, "dynamic_img_pad": True}
     try:
-        net = timm.create_model(model, pretrained=weights == "hub", **options)
+        net = timm.create_model(model, pretrained=weights == "hub" and not is_skeleton(), **options)
     except (TypeError, AssertionError):
         raise UserError(f"'{model}' is no plain ViT with a class token; timm_cnn takes timm's other models") from None
     except Exception as error:  # the hub client raises many kinds
         raise hub_failed(model, error) from None
     if not isinstance(net, VisionTransformer) or net.cls_token is None:
         raise UserError(f"'{model}' is no plain ViT with a class token; timm_cnn takes timm's other models")
-    if path is not None:
+    if path is not None and not is_skeleton():
         _load(net, model, path)
     return net
 

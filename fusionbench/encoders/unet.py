@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fusionbench.encoders.base import Encoder, Tokens, mean_of_own
 from fusionbench.encoders.weights import hub_failed, read_timm_weights, weights_path
 from fusionbench.errors import UserError, nearest
+from fusionbench.layers.skeleton import is_skeleton
 from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
@@ -62,8 +63,8 @@ class UNet(Encoder):
         super().__init__(spec)
         _check_backbone(backbone)
         path = weights_path(weights)
-        whole = _build(backbone, hub=weights == "hub")
-        if path is not None:
+        whole = _build(backbone, hub=weights == "hub" and not is_skeleton())
+        if path is not None and not is_skeleton():
             _load(whole, backbone, path)
         self.net: Any = whole.encoder
         self.segment = segment

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fusionbench.encoders.base import Encoder
+from fusionbench.encoders.base import Encoder, Tokens
 from fusionbench.errors import UserError, nearest
 from fusionbench.layers.decoder_mask import decoder_mask
+from fusionbench.layers.decoder_pass import DecoderPass
 
 
 class Memory(NamedTuple):
@@ -27,6 +29,25 @@ class Memory(NamedTuple):
 
     tokens_BTD: Tensor
     bias_BT: Tensor | None = None
+
+
+def _no_words() -> Any:  # noqa: ANN401 - transformers' DynamicCache
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a decoder has read of some texts while it writes on: each layer's keys and values, computed once.
+
+    Attributes:
+        words: transformers' cache of its own layers, in which those of the text grow by every pass.
+        pictures: Those of the memory of every other layer, by view and layer.
+    """
+
+    words: Any = field(default_factory=_no_words)
+    pictures: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 class VisionLanguage(Encoder):
@@ -54,7 +75,13 @@ class VisionLanguage(Encoder):
 
     @abstractmethod
     def decoder_layer(
-        self, index: int, values_BND: Tensor, mask_BNN: Tensor, positions_BN: Tensor, memory: Memory | None
+        self,
+        index: int,
+        values_BND: Tensor,
+        mask_BNN: Tensor,
+        positions_BN: Tensor,
+        memory: Memory | None,
+        past: Past | None = None,
     ) -> Tensor:
         """Run one layer as ``run_layer`` does, which cares for checkpointing."""
 
@@ -63,19 +90,28 @@ class VisionLanguage(Encoder):
         """Apply the final norm and the language head: the logits (B, N, V) of the next token at each place."""
 
     def run_layer(
-        self, index: int, values_BND: Tensor, mask_BNN: Tensor, positions_BN: Tensor, memory: Memory | None
+        self,
+        index: int,
+        values_BND: Tensor,
+        mask_BNN: Tensor,
+        positions_BN: Tensor,
+        memory: Memory | None,
+        past: Past | None = None,
     ) -> Tensor:
         """Run one layer of the stack, for the views that are selected, (B, N, D) to (B, N, D).
 
         Args:
             index: Its place in the whole stack.
-            values_BND: The sequence.
-            mask_BNN: (B, N, N) bool, True where the query (dim 1) may attend to the key (dim 2).
+            values_BND: The sequence, or with ``past`` that of it which was not read before.
+            mask_BNN: (B, N, P + N) bool, True where the query (dim 1) may attend to the key (dim 2), of which the first
+                P were read before; without ``past`` P is 0.
             positions_BN: (B, N) int, by which queries and keys are rotated.
             memory: What a layer of ``cross_layers`` reads; with None it changes nothing. The others do not look at it.
+            past: What was read before, to which this pass is added; the memory's tokens must be the same in all passes.
+                Nothing is recomputed then, whatever ``checkpointing`` says: a second reading would be added again.
         """
-        if not (self.checkpointing and torch.is_grad_enabled()):
-            return self.decoder_layer(index, values_BND, mask_BNN, positions_BN, memory)
+        if past is not None or not (self.checkpointing and torch.is_grad_enabled()):
+            return self.decoder_layer(index, values_BND, mask_BNN, positions_BN, memory, past)
         views = self.selector.indices
         given = (index, values_BND, mask_BNN, positions_BN, memory)
         out: Tensor = checkpoint(self._selected, views, *given, use_reentrant=False)
@@ -83,10 +119,17 @@ class VisionLanguage(Encoder):
 
     def layer(self, index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
         """Run one layer on text alone: causal, padding closed and without a place."""
-        open_BN = torch.ones_like(values_BND[..., 0], dtype=torch.bool) if mask_BN is None else mask_BN
-        mask_BNN = decoder_mask(torch.zeros_like(open_BN, dtype=torch.long), open_BN)[:, 0]
-        places_BN = (open_BN.cumsum(dim=1) - 1).clamp(min=0)
-        return self.decoder_layer(index, values_BND, mask_BNN, places_BN, None)
+        return self.bound_layers(Tokens(values_BND, mask_BN))(index, values_BND, mask_BN)
+
+    def bound_layers(self, tokens: Tokens) -> Callable[[int, Tensor, Tensor | None], Tensor]:
+        """Return the layers for text alone, with one mask and one row of places for all."""
+        shared = DecoderPass(_text_alone)
+
+        def run(index: int, values_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+            mask_BNN, places_BN = shared(values_BND, mask_BN)
+            return self.decoder_layer(index, values_BND, mask_BNN, places_BN, None)
+
+        return run
 
     def _selected(
         self,
@@ -100,6 +143,13 @@ class VisionLanguage(Encoder):
         """Select the views in here, since checkpointing calls it again in the backward pass."""
         with self.selector.select(views):
             return self.decoder_layer(index, values_BND, mask_BNN, positions_BN, memory)
+
+
+def _text_alone(values_BND: Tensor, mask_BN: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return which token sees which, (B, N, N), and places that padding has no part in, (B, N)."""
+    open_BN = torch.ones_like(values_BND[..., 0], dtype=torch.bool) if mask_BN is None else mask_BN
+    mask_BNN = decoder_mask(torch.zeros_like(open_BN, dtype=torch.long), open_BN)[:, 0]
+    return mask_BNN, (open_BN.cumsum(dim=1) - 1).clamp(min=0)
 
 
 class Pixels(nn.Module):

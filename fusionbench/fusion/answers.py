@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fusionbench.encoders.vision_language import Memory, VisionLanguage
+from fusionbench.encoders.vision_language import Memory, Past, VisionLanguage
 from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.fusion.base import Criterion
 from fusionbench.fusion.wording import LanguageTokenizer, Prompt, Wording
@@ -106,23 +106,25 @@ class Answering(nn.Module):
     def write(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Tensor:
         """Write greedily and return the class that each text names, (B,) int64, -1 where it names none.
 
-        It stops once all cases have ended their texts, unless several processes run: where these differ in how many
-        steps they take, a sharded model hangs.
+        The prompt and the memories are read once; each further pass is of one token. It stops once all cases have ended
+        their texts, those of other processes included: where these differ in how many passes they make, a sharded model
+        hangs.
         """
         ids, open_BN = prompt
-        ended_B1 = torch.zeros_like(ids[:, :1], dtype=torch.bool)
-        may_stop = not (dist.is_available() and dist.is_initialized())
+        mask, positions = _causal(open_BN), _places(open_BN)
+        past, texts, ended_B1 = Past(), list[Tensor](), torch.zeros_like(open_BN[:, :1])
         for _ in range(self.max_new_tokens):
             values = encoder.embed(ids).values
-            mask, positions = _causal(open_BN), _places(open_BN)
             for index in range(encoder.depth):
-                values = encoder.run_layer(index, values, mask, positions, memories.get(index))
-            next_B1 = encoder.vocabulary(values[:, -1:]).argmax(dim=-1)
-            ids, open_BN = torch.cat([ids, next_B1], dim=1), torch.cat([open_BN, torch.ones_like(ended_B1)], dim=1)
-            ended_B1 = ended_B1 | (next_B1 == self.wording.end_id)
-            if may_stop and bool(ended_B1.all()):
+                values = encoder.run_layer(index, values, mask, positions, memories.get(index), past)
+            ids = encoder.vocabulary(values[:, -1:]).argmax(dim=-1)
+            texts.append(ids)
+            ended_B1 = ended_B1 | (ids == self.wording.end_id)
+            if _all_of_all(ended_B1):
                 break
-        return self.wording.named(ids[:, prompt.ids.shape[1] :])
+            open_BN = torch.cat([open_BN, torch.ones_like(ended_B1)], dim=1)
+            mask, positions = open_BN[:, None], positions[:, -1:] + 1
+        return self.wording.named(torch.cat(texts, dim=1))
 
     def answers(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Tensor | None:
         """Return what ``write`` does, in evaluation and if it was asked for; else None."""
@@ -156,6 +158,14 @@ def _causal(open_BN: Tensor) -> Tensor:
 def _places(open_BN: Tensor) -> Tensor:
     """Return positions (B, N) that padding has no part in."""
     return (open_BN.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _all_of_all(flags: Tensor) -> bool:
+    """Whether all are true, in every process if there are several; all must ask."""
+    whole = flags.all().int()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(whole, dist.ReduceOp.MIN)
+    return bool(whole)
 
 
 def _mean(values_BPD: Tensor, open_BP: Tensor) -> Tensor:

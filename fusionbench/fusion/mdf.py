@@ -201,8 +201,8 @@ class MDF(Strategy):
         out = {}
         blocks: Mapping[str, Any] = dict(self.blocks.items())
         for index, block in blocks.items():
-            out[f"alpha/{index}"] = block.alpha.detach()
-            out |= {f"gate/{index}": block.log_gate.detach().exp()} if block.query == "unet" else {}
+            out[f"alpha/{index}"] = block.alpha.detach().squeeze()
+            out |= {f"gate/{index}": block.log_gate.detach().exp().squeeze()} if block.query == "unet" else {}
         return out
 
     def _masks(self, name: str, output: Output, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ class UniModel(Strategy):
         self.further = tuple(name for name in self.names if name not in self.own)
         self.views = pool.views({name: name for name in (self.carrier, *self.further)})
         self.each_stem = _furnish(self.views.encoder(self.carrier), [problem.modalities[name] for name in self.own])
+        if self.each_stem:
+            self.views.guests = {name: (self.carrier, place) for place, name in enumerate(self.own) if place}
         width = self.views.width(self.carrier)
         self.projections = nn.ModuleDict({n: nn.Linear(self.views.width(n), width) for n in self.further})
         self.modality = nn.Parameter(nn.init.normal_(torch.empty(len(self.names), width), std=0.02))
@@ -77,12 +80,29 @@ class UniModel(Strategy):
                 out[name] = Tokens(self.by_case(own.values, name).flatten(1, 2), mask)
         return out
 
+    def joined(self, texts: Mapping[str, int]) -> tuple[int, int | None]:
+        """Return how many tokens the one sequence has at least, and how many the one encoder takes (None: any number).
+
+        Args:
+            texts: Tokens of the longest text of each modality that is one.
+        """
+        pictures = {n: self.problem.modalities[n] for n in self.names if self.problem.modalities[n].is_image}
+        tokens = {name: spec.instances * self._tokens(name) for name, spec in pictures.items()}
+        return sum({**tokens, **texts}.values()), getattr(self.views.encoder(self.carrier), "longest", None)
+
     def load_unimodal(self, states: Mapping[str, UnimodalState]) -> None:
         """Start the encoders from stage 1; the one encoder keeps what the run of its first modality did not have."""
         if self.carrier in states:
             adapter = {**self.views.adapter(self.carrier), **states[self.carrier].adapter}
             states = {**states, self.carrier: replace(states[self.carrier], adapter=adapter)}
         super().load_unimodal(states)
+
+    def _tokens(self, name: str) -> int:
+        """Return how many tokens a picture is, 0 where that varies."""
+        if self.each_stem and name in self.own:
+            stem: Any = self.views.encoder(self.carrier).stem
+            return int(stem.each[self.own.index(name)].count)
+        return self.views.encoder(name if name in self.further else self.carrier).sequence or 0
 
     def _embed_own(self, name: str, rows: Tensor) -> Tokens:
         """Embed a modality by the one encoder: its own stem, if there are any, and the one adapter set."""
@@ -101,7 +121,18 @@ class UniModel(Strategy):
         for name in (*leading[1:], *(n for n in self.names if n not in leading)):
             sequence = sequence.append(parts[name].values, parts[name].mask)
             appended += 0 if name in leading else parts[name].values.shape[1]
+        self._check_length(sequence.values.shape[1])
         return replace(sequence, appended=appended if self._sees_behind(is_image) else 0)
+
+    def _check_length(self, count: int) -> None:
+        """Refuse a sequence that has more tokens than the encoder has positions.
+
+        Raises:
+            UserError: It has.
+        """
+        most = getattr(self.views.encoder(self.carrier), "longest", None)
+        if most is not None and count > most:
+            raise too_long(count, most)
 
     def _sees_behind(self, is_image: bool) -> bool:
         """Whether the one encoder's own tokens attend to those that are appended."""
@@ -118,6 +149,14 @@ class UniModel(Strategy):
         if self.names[index] == self.carrier:
             mask = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=1)
         return Tokens(values, mask)
+
+
+def too_long(count: int, most: int) -> UserError:
+    """Return the one sentence for a joined sequence with more tokens than its encoder has positions."""
+    return UserError(
+        f"unimodel joins all modalities to one sequence of {count} tokens, but its encoder takes {most}: set "
+        "data.text_length, give larger patches or fewer modalities, or leave out encoder.rope"
+    )
 
 
 def _own(problem: Problem, pool: EncoderPool) -> tuple[str, ...]:

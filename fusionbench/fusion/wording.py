@@ -74,7 +74,8 @@ class Wording(nn.Module):
         super().__init__()
         if tokenizer.end_id is None:
             raise UserError(
-                "the language model's tokenizer has no end-of-text token; give another by encoder.tokenizer"
+                "the language model's tokenizer has no end-of-text token; give another by encoder.tokenizer=PATH "
+                "(encoder.MODALITY.tokenizer=PATH where each modality has its own encoder)"
             )
         self.names = tuple(words(name) for name in classes)
         self.tokenizer, self.pad_id, self.end_id = tokenizer, tokenizer.pad_id, tokenizer.end_id

@@ -71,13 +71,13 @@ class CrossModal(nn.Module):
         self.heads, self.grid, self.query = heads, grid, query
         self.skip = SkipTokens(channels, width, grid)
         self.q, self.k, self.v = (nn.Linear(width, width, bias=False) for _ in range(3))
-        _scalar(self, "alpha", torch.tensor(float(alpha)), learned=learn_alpha)
-        logit = torch.tensor(float(gate), dtype=torch.float64).logit().float()
+        _scalar(self, "alpha", torch.tensor([float(alpha)]), learned=learn_alpha)
+        logit = torch.tensor([float(gate)], dtype=torch.float64).logit().float()
         _scalar(self, "gate_logit", logit, learned=query == "unet" and 0 < gate < 1)
 
     @property
     def log_gate(self) -> Tensor:
-        """Return log g, a scalar; the gate is held as a logit, so that it is exact however far the gate closes."""
+        """Return log g, (1,); the gate is held as a logit, so that it is exact however far the gate closes."""
         return F.logsigmoid(self.gate_logit)
 
     def forward(
@@ -140,7 +140,7 @@ def _check(width: int, heads: int, query: str, alpha: float, gate: float) -> Non
 
 
 def _scalar(module: nn.Module, name: str, value: Tensor, learned: bool) -> None:
-    """Give a module a number that is learned or stays."""
+    """Give a module a number, (1,), that is learned or stays; sharded, a parameter cannot be without an axis."""
     if learned:
         module.register_parameter(name, nn.Parameter(value))
     else:

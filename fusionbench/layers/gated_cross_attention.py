@@ -63,12 +63,18 @@ class GatedCrossAttention(nn.Module):
         for layer in (self.q, self.k, self.v, self.proj, self.gate, self.fc1, self.fc2):
             nn.init.normal_(layer.weight, std=std)
 
-    def forward(self, values_BND: Tensor, context_BTD: Tensor, bias_BT: Tensor | None = None) -> Tensor:
+    def keys_and_values(self, context_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``forward`` needs of a context, (B, G, T, d) each, G the heads of keys and values."""
+        return self.k_norm(_split(self.k(context_BTD), self.kv_heads)), _split(self.v(context_BTD), self.kv_heads)
+
+    def forward(
+        self, values_BND: Tensor, context: Tensor | tuple[Tensor, Tensor], bias_BT: Tensor | None = None
+    ) -> Tensor:
         """Return the sequence (B, N, D) after reading the context.
 
         Args:
             values_BND: What asks.
-            context_BTD: What is read.
+            context: What is read, (B, T, D), or its ``keys_and_values``, so that they are computed once for many calls.
             bias_BT: Added to the attention logits of each token of the context, -inf closes it; None: all are open.
         """
         some_B11 = None
@@ -76,16 +82,15 @@ class GatedCrossAttention(nn.Module):
             # A softmax over nothing is NaN: a row without an open token attends to all of them and drops the result.
             some_B1 = (bias_BT > float("-inf")).any(dim=1, keepdim=True)
             bias_BT, some_B11 = bias_BT.where(some_B1, 0), some_B1[..., None]
-        read = self._attend(self.norm(values_BND), context_BTD, bias_BT)
+        known = self.keys_and_values(context) if isinstance(context, Tensor) else context
+        read = self._attend(self.norm(values_BND), *known, bias_BT)
         values_BND = values_BND + _gated(self.attention_gate, read, some_B11)
         normed = self.norm_out(values_BND)
         mixed: Tensor = self.fc2(F.silu(self.gate(normed)) * self.fc1(normed))
         return values_BND + _gated(self.mlp_gate, mixed, some_B11)
 
-    def _attend(self, query_BND: Tensor, context_BTD: Tensor, bias_BT: Tensor | None) -> Tensor:
+    def _attend(self, query_BND: Tensor, k_BGTd: Tensor, v_BGTd: Tensor, bias_BT: Tensor | None) -> Tensor:
         q_BHNd = self.q_norm(_split(self.q(query_BND), self.heads))
-        k_BGTd = self.k_norm(_split(self.k(context_BTD), self.kv_heads))
-        v_BGTd = _split(self.v(context_BTD), self.kv_heads)
         # Not enable_gqa: with a bias it has no memory-efficient kernel on a GPU.
         share = self.heads // self.kv_heads
         k_BHTd, v_BHTd = k_BGTd.repeat_interleave(share, dim=1), v_BGTd.repeat_interleave(share, dim=1)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fusionbench.layers.sharded import gathered
+
 
 class ViewSelector:
     """Says which views the rows of the current pass belong to; shared by all adapted layers of a backbone."""
@@ -52,7 +54,8 @@ class PerView(nn.Module):
 
     def view_state(self, view: int) -> dict[str, Tensor]:
         """Return one view's part of the module by name, detached."""
-        return {key: own.detach()[view].clone() for key, own in self.named_parameters(recurse=False)}
+        with gathered(self.parameters(recurse=False)):
+            return {key: own.detach()[view].clone() for key, own in self.named_parameters(recurse=False)}
 
     def load_view_state(self, view: int, state: Mapping[str, Tensor]) -> None:
         """Put one view's part back, by name."""
@@ -81,7 +84,8 @@ class EachView(PerView):
 
     def view_state(self, view: int) -> dict[str, Tensor]:
         """Return one view's module by name, detached."""
-        return {key: value.detach().clone() for key, value in self.each[view].state_dict().items()}
+        with gathered(self.each[view].parameters()):
+            return {key: value.detach().clone() for key, value in self.each[view].state_dict().items()}
 
     def load_view_state(self, view: int, state: Mapping[str, Tensor]) -> None:
         """Put one view's module back, by name."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from fusionbench.layers.sync_batch_norm import SyncBatchNorm, SyncBatchNormAct
 
 
 class PresentRows:
@@ -41,15 +43,25 @@ class PresentRows:
 
     @contextmanager
     def alone(self, network: nn.Module) -> Iterator[None]:
-        """Have batch norms neither take nor keep statistics of a batch of which no row is present."""
-        idle = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training] if self._is_empty() else []
-        for norm in idle:
-            norm.training = False
+        """Have batch norms neither take nor keep statistics of a batch of which no row is present.
+
+        Those that go over all processes still take part, since other processes may have rows.
+        """
+        norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training] if self._is_empty() else []
+        shared = [norm for norm in norms if isinstance(norm, SyncBatchNorm | SyncBatchNormAct)]
+        alone = [norm for norm in norms if not isinstance(norm, SyncBatchNorm | SyncBatchNormAct)]
+        _mark(shared, "idle", True)
+        _mark(alone, "training", False)
         try:
             yield
         finally:
-            for norm in idle:
-                norm.training = True
+            _mark(shared, "idle", False)
+            _mark(alone, "training", True)
 
     def _is_empty(self) -> bool:
         return self.present is not None and self.none
+
+
+def _mark(norms: Sequence[nn.Module], name: str, value: bool) -> None:
+    for norm in norms:
+        setattr(norm, name, value)

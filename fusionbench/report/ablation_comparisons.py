@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fusionbench.errors import UserError
-from fusionbench.metrics import HEADLINE
 from fusionbench.report.ablation_results import Results, labels
 from fusionbench.report.ablation_table import AblationTable
+from fusionbench.report.case_scores import score_intervals
 from fusionbench.report.comparison import Comparison, FusionHelp, Method, compare_shared, fusion_help, held_against
 from fusionbench.report.shared_cases import SharedCases
 
@@ -52,13 +52,14 @@ def judge_column(table: AblationTable, results: Results, column: str, resamples:
     if not methods:
         reason = "No run of this column has a result."
         return ColumnVerdicts({}, None, (), reason, reason)
+    further = score_intervals(methods, table.own_scores, resamples=resamples, level=LEVEL)
     try:
         shared = _shared(table, methods, resamples)
-        intervals = _intervals(shared, methods)
+        intervals = _intervals(shared, methods) | further
     except UserError as error:
         reason = f"Rows of this column cannot be compared: {error}."
         each = (_intervals(_shared(table, [method], resamples), [method]).items() for method in methods)
-        return ColumnVerdicts(dict(itertools.chain.from_iterable(each)), None, (), reason, reason)
+        return ColumnVerdicts(dict(itertools.chain.from_iterable(each)) | further, None, (), reason, reason)
     alone = {row: names for (row, own), names in table.own_unimodals.items() if own == column}
     plain = {row: name for (row, own), name in table.own_concat.items() if own == column}
     entries, unanswered = held_against(alone, plain, [method.name for method in methods])
@@ -72,7 +73,7 @@ def judge_column(table: AblationTable, results: Results, column: str, resamples:
 
 def _shared(table: AblationTable, methods: Sequence[Method], resamples: int) -> SharedCases:
     """Return methods ready to be resampled, all metrics at once."""
-    metrics = [m for m in table.shown if m in HEADLINE]
+    metrics = [m for m in table.shown if m not in table.own_scores]
     return SharedCases(methods, *labels(methods[0].runs[0]), metrics, resamples=resamples, seed=0)
 
 

@@ -178,6 +178,12 @@ def _reading(table: AblationTable) -> str:
             f"{MEAN} is over the {len(table.columns)} columns, for rows that have a result in each; parameters "
             "there are the mean of the columns that have one."
         )
+    if table.own_scores:
+        named = " and ".join(heading(score) for score in table.own_scores)
+        sentences.append(
+            f"Rows whose strategy has no {named} show `{HOLE}`; of the others it is the mean over the test cases that "
+            "have one, with an interval, and no verdict is by it."
+        )
     if table.published:
         sentences.append("Published numbers are the paper's own, on its runs, and enter no comparison.")
     return " ".join(sentences)

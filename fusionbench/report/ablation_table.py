@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from fusionbench.metrics import HEADLINE
+
 Status = Literal["finished", "failed", "skipped", "missing"]
 Published = Mapping[str, Mapping[str, float] | float]
 MEAN = "MEAN"
@@ -46,7 +48,7 @@ class AblationTable:
         columns: The columns' names: datasets, backbones.
         seeds: The seeds of each row and column.
         metric: The metric of the verdicts, without its "test/".
-        metrics: The metrics shown.
+        metrics: The metrics shown, scores of some rows' strategies among them.
         margin: Two rows whose difference lies within it for certain are tied.
         cells: One record for each row, column and seed.
         published: What the paper printed: by row, then by column, mean or "mean", then by metric or "parameters"; the
@@ -77,6 +79,11 @@ class AblationTable:
     def shown(self) -> tuple[str, ...]:
         """The metrics shown, that of the verdicts first."""
         return tuple(dict.fromkeys((self.metric, *self.metrics)))
+
+    @property
+    def own_scores(self) -> tuple[str, ...]:
+        """Those of the metrics shown that are some strategies' own, such as ``dice``; no verdict is by them."""
+        return tuple(metric for metric in self.shown if metric not in HEADLINE)
 
     @property
     def averages(self) -> Mapping[str, tuple[str, ...]]:

@@ -75,15 +75,21 @@ def mean_interval(
         level: Coverage, between 0 and 1.
         seed: Of the draw.
     """
-    values_N = np.asarray(values, dtype=np.float64)
     if len(set(groups)) < 2:
         return np.nan, np.nan
+    return _percentiles(
+        mean_samples(values, groups, resamples=resamples, seed=seed), ((1 - level) / 2, (1 + level) / 2)
+    )
+
+
+def mean_samples(values: ArrayLike, groups: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> Floats:
+    """Return the mean of every resample, (R,), nan in one without a value; arguments as in ``mean_interval``."""
+    values_N = np.asarray(values, dtype=np.float64)
     known_N = ~np.isnan(values_N)
     filled_N = np.where(known_N, values_N, 0)
     parts = [(weights @ filled_N, weights @ known_N) for weights in group_weights(groups, resamples, seed)]
     total, cases = (np.concatenate(column) for column in zip(*parts, strict=True))
-    means = np.divide(total, cases, out=np.full_like(total, np.nan), where=cases > 0)
-    return _percentiles(means, ((1 - level) / 2, (1 + level) / 2))
+    return np.asarray(np.divide(total, cases, out=np.full_like(total, np.nan), where=cases > 0))
 
 
 def group_samples(

@@ -234,6 +234,13 @@ def test_no_gpu_is_shared_by_two_processes(monkeypatch, wanted, there, passes):
             execute.places(3, [wanted])
 
 
+def test_runs_on_several_gpus_share_none(monkeypatch):
+    monkeypatch.setattr(execute, "_devices", lambda: ["0", "2", "5", "6", "7"])
+    assert [place.device for place in execute.places(2, ["gpu"], 2)] == ["0,2", "5,6"]
+    with pytest.raises(UserError, match="--parallel 3 wants 2 GPUs for each process, but there are 5"):
+        execute.places(3, ["gpu"], 2)
+
+
 @pytest.mark.slow
 def test_workers_are_new_processes_that_import_for_themselves(folder, tmp_path):
     options = (f"tracking.folder={tmp_path}/runs", "--results", tmp_path / "results")

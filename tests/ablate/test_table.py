@@ -132,6 +132,16 @@ MISTAKES = {
     "only": ({"rows": {"a": {"only": ["cvs"]}}}, "unknown column 'cvs'; did you mean 'csv'"),
     "seeds": ({"seeds": [0, 0]}, "'seeds' must be a list of different whole numbers"),
     "metric": ({"metric": "mAp"}, "unknown metric 'mAp'; did you mean 'mAP'"),
+    "verdicts by some rows' score": (
+        {"rows": {"a": {"fusion": {"name": "mdf"}}}, "metric": "dice"},
+        "'metric' is 'dice', which not every strategy has",
+    ),
+    "score of no row": ({"metrics": ["dice"]}, "unknown metric 'dice'"),
+    "near a row's score": (
+        {"rows": {"a": {"fusion": {"name": "mdf"}}}, "metrics": ["dise"]},
+        "unknown metric 'dise'; did you mean 'dice'",
+    ),
+    "answers of no row": ({"metrics": ["answer_none"]}, "unknown metric 'answer_none'"),
     "metrics": ({"metrics": "mAP"}, "'metrics' must be a list of different names"),
     "margin": ({"margin": 2}, "'margin' must be a number from 0 to below 1"),
     "baseline": ({"baselines": ["concats"]}, "unknown baseline 'concats'; did you mean 'concat'"),
@@ -148,6 +158,14 @@ MISTAKES = {
     "mean's name": ({"means": {"csv": ["csv"]}}, "'csv' is both a column and a mean"),
     "column's name": ({"columns": {1: {}}}, "the name 1 in 'columns' must be text"),
 }
+
+
+def test_scores_of_a_rows_strategy_may_be_shown(folder):
+    rows = {"mdf": {"fusion": {"name": "mdf", "decode": "generate"}}, "concat": {}}
+    shown = ["mAUC", "dice", "answer_accuracy"]
+    table = read(write_table(folder, rows=rows, metrics=shown, published={"mdf": {"csv": {"dice": 0.8}}}))
+    assert (table.metric, table.metrics) == ("mAP", tuple(shown))
+    assert table.published == {"mdf": {"csv": {"dice": 0.8}}}
 
 
 def test_a_table_is_not_suggested_as_its_own_base(tmp_path):

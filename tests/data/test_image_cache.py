@@ -5,35 +5,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from picture_files import Files
 from PIL import Image
 
 from fusionbench.data import images
-from fusionbench.data.base import Dataset
 from fusionbench.data.images import DECODER, ImageCache, file_digest, read_image, resize
 from fusionbench.errors import UserError
-
-
-class Files(Dataset):
-    """A dataset of paths that counts what it decodes."""
-
-    def __init__(self):
-        self.decoded = []
-
-    def cases(self) -> pd.DataFrame:
-        return pd.DataFrame()
-
-    def read_image(self, item: str) -> np.ndarray:
-        self.decoded.append(item)
-        return super().read_image(item)
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "noise.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)).save(path)
-    return path
 
 
 def test_a_changed_file_gets_a_new_digest(tmp_path):
@@ -52,7 +30,7 @@ def test_open_maps_the_decoded_picture(tmp_path, picture):
     assert not mapped.flags.writeable
     assert np.array_equal(mapped, resize(read_image(picture), 10)[None])
     digest = file_digest(picture)
-    assert (tmp_path / "cache" / f"{__name__}.Files-{DECODER}" / "10" / digest[:2] / f"{digest}.npy").is_file()
+    assert (tmp_path / "cache" / f"{Files.__module__}.Files-{DECODER}" / "10" / digest[:2] / f"{digest}.npy").is_file()
 
 
 class Negatives(Files):

@@ -1,40 +1,13 @@
-"""Pictures of every make are read right, and the cache holds them whole, once and for several processes.
-
-Over 300 lines, since each make of picture is written anew.
-"""
-
-from pathlib import Path
+"""Pictures of every make are read right, and the cache holds them whole, once and for several processes."""
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
+from picture_files import Files
 from PIL import Image
 
-from fusionbench.data.base import Dataset
 from fusionbench.data.images import ImageCache, read_image, resize
 from fusionbench.errors import UserError
-
-
-class Files(Dataset):
-    """A dataset of paths that counts what it decodes."""
-
-    def __init__(self):
-        self.decoded = []
-
-    def cases(self) -> pd.DataFrame:
-        return pd.DataFrame()
-
-    def read_image(self, item: str) -> np.ndarray:
-        self.decoded.append(item)
-        return super().read_image(item)
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "noise.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)).save(path)
-    return path
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])

@@ -218,6 +218,21 @@ def test_what_names_nothing_is_told_before_any_hub_is_asked(node: dict[str, str]
         HFTokenizer(node)
 
 
+def test_a_tokenizer_of_other_words_than_that_beside_the_weights_is_refused(tmp_path: Path) -> None:
+    same, other, bare = (tmp_path / name for name in ("same", "other", "bare"))
+    beside = byte_level(tmp_path / "weights", pad_token="<pad>", eos_token="<end>")
+    byte_level(same, pad_token="<pad>", eos_token="<stop>")
+    bare.mkdir()
+    PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({f"word{i}": i for i in range(99)}, "word0")), pad_token="<pad>"
+    ).save_pretrained(str(other))
+    assert HFTokenizer({"weights": beside, "tokenizer": str(same)}).size == 258
+    for weights in ("random", "hub", str(bare)):
+        assert HFTokenizer({"weights": weights, "tokenizer": str(other)}).size == 100
+    with pytest.raises(UserError, match=r"other words than that of '.*weights': leave out encoder.tokenizer"):
+        HFTokenizer({"weights": beside, "tokenizer": str(other)})
+
+
 @pytest.mark.parametrize("config", ["{", '{"model_type": "llama", "hidden_size": 30, "num_attention_heads": 4}'])
 def test_a_fault_of_the_config_is_not_blamed_on_the_tokenizer(config: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config)

@@ -133,6 +133,22 @@ def test_checkpointing_changes_no_gradient() -> None:
         assert value.grad.any(), name
 
 
+def test_with_checkpointing_one_layer_of_the_vision_tower_is_computed_again_at_a_time() -> None:
+    sizes, ran = [], []
+    for saving in (False, True):
+        encoder, kept = mllama(checkpointing=saving), {}
+        tower, keep = encoder.net.model.vision_model, lambda t, kept=kept: kept.update({t.data_ptr(): t.numel()}) or t
+        for layer in (*tower.transformer.layers, *tower.global_transformer.layers):
+            layer.register_forward_pre_hook(lambda module, *_: ran.append(module))
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            seen = encoder.see(torch.randn(2, 3, 16, 16))
+        sizes.append(sum(kept.values()))
+        seen.sum().backward()
+    whole, least = sizes
+    assert least < whole / 2
+    assert ran[3:] == [*ran[3:6], *ran[3:6][::-1]]
+
+
 def channels(normalize: str) -> Tensor:
     """Return means and deviations, (2, 3, 1, 1)."""
     return torch.tensor(NORMALIZE[normalize])[..., None, None]

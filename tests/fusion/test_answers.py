@@ -179,21 +179,6 @@ def test_a_network_can_be_kept_from_writing_for_a_while() -> None:
     assert network[1].answers(script, prompt, {}) is None
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_writing_stops_when_all_have_ended_unless_other_processes_may_not(
-    processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: processes > 1)
-    dry = Words().spelled("dry")[0]
-    script, steps = Scripted({17: dry, 18: 2, dry: 2}), []
-    real = script.vocabulary
-    script.vocabulary = lambda values: steps.append(values.shape[1]) or real(values)
-    ids = torch.tensor([[17], [18]])
-    answers = asking(max_new_tokens=6).write(script, Prompt(ids, torch.ones_like(ids, dtype=torch.bool)), {})
-    assert answers.tolist() == [3, -1]
-    assert steps == [1] * (2 if processes == 1 else 6)
-
-
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_that_of_the_true_answer_alone(smoothing: float) -> None:
     logits, target = torch.tensor([[-1.0, -2.0, -3.0, -9.0], [-4.0, -5.0, -6.0, -9.0]]), torch.tensor([2, 0])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from plain_blocks import final_norm, own_tokens
 from plain_vectors import MOR, trainable, vit_base
+from safetensors.torch import load_file
 from tiny import SPECS, adaptation, batch, encoder_node, images, pool, problem, stage_one, strategy
 from torch import Tensor, nn
 
@@ -88,6 +91,18 @@ def test_complete_cases_need_no_mask() -> None:
     masked = network(cases.inputs, cases.present).logits
     object.__setattr__(made, "complete", True)
     torch.testing.assert_close(network(cases.inputs, cases.present).logits, masked, **CLOSE)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_stem_of_every_picture_modality_is_saved(method: str, tmp_path: Path) -> None:
+    made, source = one_decoder(("left", "report", "right"), method)
+    network = strategy("unimodel", made, source)
+    paths = {path.stem: path for path in network.views.save_adapters(tmp_path)}
+    assert set(paths) == {"left", "right"}
+    stem = network.views.encoder("left").stem.each[1].state_dict()
+    saved = load_file(paths["right"])
+    assert {name.removeprefix("stem.") for name in saved} == set(stem)
+    assert all(torch.equal(saved[f"stem.{name}"], value) for name, value in stem.items())
 
 
 def test_parameters_are_those_of_one_vit_with_mor() -> None:
@@ -193,3 +208,21 @@ def test_a_decoder_leaves_nothing_that_is_trained_dead(method: str, reading: str
     cases = batch(made, 4)
     nn.functional.cross_entropy(network(cases.inputs, cases.present).logits, cases.target).backward()
     assert not [n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+
+
+def test_a_joined_sequence_that_the_decoder_has_no_positions_for_is_refused() -> None:
+    config = {**encoder_node("llama")[1]["config"], "max_position_embeddings": 38}
+    made, source = one_decoder(("left", "report", "right"), config=config, rope=True)
+    network, cases = strategy("unimodel", made, source), batch(made, 2)
+    assert network.joined({"report": 7}) == (2 * 16 + 7, 38)
+    with pytest.raises(UserError, match=r"one sequence of 39 tokens, but its encoder takes 38: set data\.text_length"):
+        network(cases.inputs, cases.present)
+    fits = {**cases.inputs, "report": cases.inputs["report"][:, :6]}
+    assert network(fits, cases.present).logits.isfinite().all()
+    assert strategy("unimodel", *one_decoder(("left", "report"))).joined({"report": 7}) == (16 + 7, None)
+
+
+def test_what_goes_through_an_encoder_of_its_own_counts_with_its_tokens() -> None:
+    network = strategy("unimodel", problem(("picture", "report", "scan")))
+    one = network.views.encoder("picture").sequence
+    assert network.joined({"report": 9}) == (one + 9 + 2 * one, None)

@@ -1,0 +1,1 @@
+"""Training on many devices: Lightning's strategies, DeepSpeed's ZeRO and its checkpoints."""

@@ -1,0 +1,201 @@
+"""ZeRO by DeepSpeed, as a strategy of Lightning that also runs on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from fusionbench.distributed.checkpoints import beside, check_world, remove, replace
+from fusionbench.distributed.consolidate import TAG
+from fusionbench.distributed.deepspeed_config import deepspeed_config
+from fusionbench.layers import sharded
+from fusionbench.sections import TrainerOptions
+
+
+class Zero(DeepSpeedStrategy):
+    """ZeRO stage 2 or 3 (arXiv 1910.02054) through DeepSpeed; stage 3 is also FSDP's way of doing it.
+
+    Beside what Lightning's does: it runs on a CPU by gloo; it joins a process group that is there; the network is built
+    as in one process and parted afterwards, parameter by parameter, so that whatever starts at random is the same;
+    checkpoints appear whole or not at all.
+
+    Args:
+        options: The run's.
+        timeout: How long a process waits for another.
+    """
+
+    def __init__(self, options: TrainerOptions, timeout: timedelta) -> None:
+        self.on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
+        prepare_deepspeed(self.on_gpu)
+        config = deepspeed_config(options)
+        del config["gradient_accumulation_steps"]  # Lightning puts it in again, out of the Trainer's option
+        super().__init__(
+            config=config,
+            cluster_environment=TorchElasticEnvironment() if options.processes > 1 else None,
+            precision_plugin=_Precision(options.precision),
+            logging_level=logging.ERROR,
+            timeout=timeout,
+            exclude_frozen_parameters=True,
+        )
+
+    @property
+    def root_device(self) -> torch.device:
+        """The process's device; on a CPU it has the index that DeepSpeed asks for."""
+        return super().root_device if self.on_gpu else torch.device("cpu", self.local_rank)
+
+    def _configure_launcher(self) -> None:
+        """Launch nothing: the processes are there."""
+
+    def setup_environment(self) -> None:
+        """Do what DDP does, since Lightning's ZeRO refuses a CPU."""
+        if self.on_gpu:
+            super().setup_environment()
+        else:
+            super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        """Join the process group, or take the one that is there."""
+        import deepspeed
+
+        reset_seed()
+        self.set_world_ranks()
+        if not dist.is_initialized():
+            alone: dict[str, Any] = {"store": HashStore(), "rank": 0, "world_size": 1}
+            backend = "cpu:gloo,cuda:nccl" if self.on_gpu else "gloo"
+            dist.init_process_group(backend, timeout=self._timeout, **(alone if self.world_size == 1 else {}))
+        os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # DeepSpeed reads it
+        deepspeed.init_distributed("nccl" if self.on_gpu else "gloo")
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Let the network that is built in here be parted by stage 3, each parameter when all of it is known."""
+        if not self.zero_stage_3:
+            yield
+            return
+        self._init_config_if_needed()
+        with sharded.building(self._partition()):
+            yield
+
+    def _partition(self) -> Callable[[nn.Parameter], None]:
+        """Return what takes a process's part of a parameter, in the type that the run's precision asks for."""
+        import deepspeed
+
+        precision: Any = self.precision_plugin
+        converted: list[Any] = []
+
+        def part(parameter: nn.Parameter) -> None:
+            # A copy, because DeepSpeed broadcasts into it, which would make a file's pages this process's own.
+            parameter.data = parameter.data.to(self.root_device, precision.held, copy=True).contiguous()
+            if converted:
+                converted[0].convert_to_zero_parameters(param_list=[parameter])
+                return
+            deepspeed.zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=self.config)
+            converted.append(parameter)
+
+        return part
+
+    def setup(self, trainer: Trainer) -> None:
+        """Put buffers where the parameters are, which DeepSpeed does for a network built within its own context."""
+        assert self.model is not None
+        self.model.to(self.root_device)
+        super().setup(trainer)
+
+    def teardown(self) -> None:
+        """Give torch its own linear layer back, which stage 3 replaces in the whole process."""
+        super().teardown()
+        if self.zero_stage_3:
+            from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses as Patch
+
+            torch.nn.functional.linear = getattr(Patch, "linear_bk", torch.nn.functional.linear)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: object = None) -> None:
+        """Write each process's part of what is trained into a folder beside the checkpoint, then put it in its place.
+
+        Args:
+            checkpoint: Lightning's; tensors are left to DeepSpeed.
+            filepath: A folder afterwards.
+            storage_options: There are none.
+        """
+        path = Path(self.broadcast(str(filepath)))
+        if self.is_global_zero:
+            remove(beside(path))
+        self.barrier()
+        told = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "optimizer_states")}
+        self.deepspeed_engine.save_checkpoint(
+            str(beside(path)), client_state=told, tag=TAG, exclude_frozen_parameters=True
+        )
+        self.barrier()
+        if self.is_global_zero:
+            replace(path)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load each process's part.
+
+        Args:
+            checkpoint_path: The folder.
+            weights_only: Not asked: DeepSpeed unpickles what the run itself has written.
+
+        Raises:
+            UserError: It is of another number of processes.
+        """
+        check_world(Path(checkpoint_path), self.world_size)
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+class _Precision(DeepSpeedPrecision):
+    """Leaves a network alone in 32-true, where Lightning's would turn what is held in bfloat16 into float32."""
+
+    @property
+    def held(self) -> torch.dtype | None:
+        """The type of all parameters, which DeepSpeed keeps in float32 as well where they are trained; None: own."""
+        return None if self.precision == "32-true" else self._desired_dtype
+
+    def convert_module(self, module: nn.Module) -> nn.Module:
+        """Turn the network into the type of a true half precision."""
+        return module if self.held is None else super().convert_module(module)
+
+
+def prepare_deepspeed(on_gpu: bool) -> None:
+    """Import DeepSpeed so that it is quiet and, on a CPU, compiles nothing.
+
+    Its one op for the CPU is for ``inference_all_reduce``, which training never calls; so no compiler is needed.
+
+    Args:
+        on_gpu: What it shall run on, which it reads at its first import.
+    """
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        import deepspeed.ops
+    logger.setLevel(logging.ERROR)
+    if not on_gpu:
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def can_offload_to_disk(options: TrainerOptions) -> bool:
+    """Whether DeepSpeed has, or can build, what reads and writes parameters on a disk."""
+    prepare_deepspeed(options.accelerator != "cpu" and torch.cuda.is_available())
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    return bool(AsyncIOBuilder().is_compatible(verbose=False))

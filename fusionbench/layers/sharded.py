@@ -1,0 +1,108 @@
+"""Parameters that several processes hold in parts (ZeRO-3): whole numbers, values and states, and how they are made so.
+
+Without DeepSpeed all of this is what torch does anyway. What gathers values must be called by every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+from fusionbench.layers.deferred import deferring
+
+Partition = Callable[[nn.Parameter], None]
+_WHOLE: ContextVar[frozenset[int]] = ContextVar("whole", default=frozenset())
+_PARTITION: ContextVar[Partition | None] = ContextVar("partition", default=None)
+
+
+@contextmanager
+def building(part: Partition) -> Iterator[None]:
+    """Let a network that is built now be held in parts: files' weights stay in their files until ``partition``.
+
+    Args:
+        part: Takes this process's part of a parameter and lets the rest go.
+    """
+    token = _PARTITION.set(part)
+    try:
+        with deferring():
+            yield
+    finally:
+        _PARTITION.reset(token)
+
+
+def partition(parameter: nn.Parameter) -> None:
+    """Part a parameter among the processes if the network is built so, else leave it alone."""
+    part = _PARTITION.get()
+    if part is not None:
+        part(parameter)
+
+
+def is_sharded(parameter: Tensor) -> bool:
+    """Whether this process holds a part only; DeepSpeed marks such parameters by these attributes."""
+    return hasattr(parameter, "ds_id")
+
+
+def numel(parameter: Tensor) -> int:
+    """Return the number of elements of the whole parameter."""
+    return int(parameter.ds_numel) if is_sharded(parameter) else parameter.numel()  # type: ignore[attr-defined]
+
+
+def shape(parameter: Tensor) -> torch.Size:
+    """Return the shape of the whole parameter."""
+    return parameter.ds_shape if is_sharded(parameter) else parameter.shape  # type: ignore[attr-defined, no-any-return]
+
+
+@contextmanager
+def gathered(parameters: Iterable[nn.Parameter], change: bool = False) -> Iterator[None]:
+    """Hold parameters whole for a while; within, this and all that is built on it needs no other process for them.
+
+    Args:
+        parameters: Which; those that are whole are left alone.
+        change: Values will be changed, by every process alike; they are then parted anew.
+    """
+    parted = [p for p in parameters if is_sharded(p) and id(p) not in _WHOLE.get()]
+    if not parted:
+        yield
+        return
+    import deepspeed
+
+    token = _WHOLE.set(_WHOLE.get() | {id(parameter) for parameter in parted})
+    try:
+        with deepspeed.zero.GatheredParameters(parted, modifier_rank=0 if change else None):
+            yield
+    finally:
+        _WHOLE.reset(token)
+
+
+def value(parameter: nn.Parameter) -> Tensor:
+    """Return a whole parameter in main memory, a copy if processes hold parts of it."""
+    if not is_sharded(parameter):
+        return parameter.detach().cpu().contiguous()
+    with gathered([parameter]):
+        return parameter.detach().cpu().contiguous().clone()
+
+
+def state_dict(module: nn.Module, wanted: Callable[[nn.Parameter], bool] = lambda parameter: True) -> dict[str, Tensor]:
+    """Return a module's state in main memory, parameters whole, in the order and by the names of ``state_dict``.
+
+    Args:
+        module: Of which.
+        wanted: Which parameters; buffers are always in it.
+    """
+    own = dict(module.named_parameters(remove_duplicate=False))
+    state = module.state_dict()
+    kept = [name for name in state if name not in own or wanted(own[name])]
+    return {name: value(own[name]) if name in own else state[name].detach().cpu().contiguous() for name in kept}
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load the tensors of a state that a module has, one at a time, into whole and parted parameters alike."""
+    own = {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
+    with torch.no_grad():
+        for name in (name for name in state if name in own):
+            with gathered([own[name]], change=True):  # type: ignore[list-item]
+                own[name].copy_(state[name])

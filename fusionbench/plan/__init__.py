@@ -1,0 +1,1 @@
+"""What a training will need, told before it starts: parameters, memory, steps."""

@@ -1,0 +1,81 @@
+"""Which way of sharing the work fits, the one with the least communication first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from fusionbench.plan.memory import Need
+from fusionbench.sections import TrainerOptions
+
+ROOM = 0.9  # our choice: a tenth is left for CUDA's own and for what its allocator cannot use
+_WAYS = (
+    ("ddp", "none"),
+    ("zero2", "none"),
+    ("zero3", "none"),
+    ("zero2", "optimizer"),
+    ("zero3", "optimizer"),
+    ("zero3", "all"),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What fits.
+
+    Attributes:
+        need: And what it needs.
+        cases: Cases of a micro-batch on each GPU.
+        parts: Into how many micro-batches the config's own is cut.
+    """
+
+    need: Need
+    cases: int
+    parts: int = 1
+
+
+def ways(options: TrainerOptions) -> list[TrainerOptions]:
+    """Return the options under each strategy and offload, in the order in which more is sent between GPUs."""
+    alone = "auto" if options.processes == 1 else "ddp"
+    return [
+        replace(options, strategy=alone if name == "ddp" else name, offload=offload)  # type: ignore[arg-type]
+        for name, offload in _WAYS
+    ]
+
+
+def first_that_fits(needs: Callable[[int], Sequence[Need]], cases: int, gpu: float, main: float) -> Choice | None:
+    """Return the first way that fits, or else with the largest part of the micro-batch with which any does.
+
+    Args:
+        needs: What each way needs, in order, by the cases of a micro-batch.
+        cases: Of the config's micro-batch.
+        gpu: Bytes of each GPU's memory.
+        main: Bytes of a node's main memory.
+    """
+    for part in _divisors(cases):
+        for need in needs(cases // part):
+            if need.total <= ROOM * gpu and need.main <= main:
+                return Choice(need, cases // part, part)
+    return None
+
+
+def overrides(choice: Choice, given: TrainerOptions, batch_size: int) -> list[str]:
+    """Return a choice as what is typed behind ``fusionbench fit``, where it differs from what is given.
+
+    Args:
+        choice: What was chosen.
+        given: The config's options.
+        batch_size: The config's.
+    """
+    chosen = replace(choice.need.options, accumulate=given.accumulate * choice.parts)
+    told = [
+        f"trainer.{name}={getattr(chosen, name)}"
+        for name in ("strategy", "devices", "offload", "accumulate")
+        if getattr(chosen, name) != getattr(given, name)
+    ]
+    return [*told, *([f"data.batch_size={batch_size // choice.parts}"] if choice.parts > 1 else [])]
+
+
+def _divisors(number: int) -> Iterator[int]:
+    """Yield the numbers that divide one, rising."""
+    return (d for d in range(1, number + 1) if number % d == 0)

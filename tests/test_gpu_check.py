@@ -1,0 +1,53 @@
+"""The check list for GPUs, small on the CPU: the script itself, and what it says where there is no GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks import gpu_check
+from benchmarks.gpu_check import Row, Way
+
+
+def rows(zero: float, error: str = "") -> list[Row]:
+    """Return what four runs of a model gave, the losses under ZeRO-3 being off by a share."""
+    made = [Row("EI", way, 2**30, 2**30, 5.0, (1.0, 0.5)) for way in gpu_check.ways(2)]
+    return [
+        dataclasses.replace(row, losses=(1.0, 0.5 * (1 + zero)), error=error) if row.way.strategy == "zero3" else row
+        for row in made
+    ]
+
+
+def test_a_machine_without_a_gpu_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_check.main([]) == 2
+    assert capsys.readouterr().err == "error: there is no GPU here; take a machine with one, or give --cpu\n"
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_every_device_is_used_with_and_without_sharding(devices: int) -> None:
+    ways = gpu_check.ways(devices)
+    assert Way("auto", "32-true", 1) in ways
+    assert Way("zero3", "bf16-true", devices) in ways
+    assert (Way("ddp", "32-true", devices) in ways) is (devices > 1)
+
+
+def test_losses_that_differ_and_runs_that_fail_are_found() -> None:
+    assert [holds for holds, _ in gpu_check.verdicts(rows(1e-5), ["EI"])] == [True]
+    assert [holds for holds, _ in gpu_check.verdicts(rows(1e-2), ["EI"])] == [False]
+    failed = list(gpu_check.verdicts(rows(0, "error: no memory"), ["EI"]))
+    assert not any(holds for holds, _ in failed)
+    assert "no memory" in failed[0][1]
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_the_whole_list_runs_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--cpu", "--steps", "2"]) == 0
+    out = capsys.readouterr().out
+    assert all(out.count(f"| {model} ") == 5 for model in gpu_check.MODELS)
+    assert "failed" not in out
