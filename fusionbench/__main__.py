@@ -16,7 +16,8 @@ _ABLATE = ("--all", "--rows", "--seeds", "--parallel", "--results", "--launcher"
 _PLAN = ("--gpus", "--gpu-memory")
 _PREPARE = ("--images", "--reports", "--splits")
 _TAKE_A_VALUE = (
-    *("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", "--checkpoint", *_ABLATE, *_PLAN, *_PREPARE),
+    *("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", "--checkpoint"),
+    *(*_ABLATE, *_PLAN, *_PREPARE),
 )
 _ADVICE = {
     "fit": "; 'fusionbench fit --resume' goes on from the last finished epoch",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusionbench.errors import UserError
 from fusionbench.files import write_json
+from fusionbench.signals import terminable
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -131,7 +132,8 @@ def _on_rank(function: Callable[..., Any], arguments: tuple[Any, ...], folder: s
     os.setsid()  # Ctrl-C in the terminal reaches the first process alone, which passes it on once
     die_with_parent()
     try:
-        return function(*arguments)
+        with terminable():  # the agent ends the others by SIGTERM when one has failed
+            return function(*arguments)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

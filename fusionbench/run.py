@@ -120,7 +120,10 @@ def fit(
 
 def follow(world: World) -> None:
     """Take part in what rank 0 trains, until it has no more."""
-    while (call := world.broadcast()) is not None:
+    while True:
+        call: Call | None = world.broadcast()
+        if call is None:
+            return
         source = build.data(call.config)
         train_and_test(FollowedRun(call.folder, call.phase), call.config, source, call.states, lambda _: None, str)
 

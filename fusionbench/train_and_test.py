@@ -14,6 +14,7 @@ from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.distributed.deepspeed_config import deepspeed_config
+from fusionbench.distributed.zero import Zero
 from fusionbench.files import write_json
 from fusionbench.fusion.base import Strategy, UnimodalState
 from fusionbench.layers.frozen import parameter_counts
@@ -70,6 +71,8 @@ def train_and_test(
     _log_model(run, task, config, source)
     table = _log_predictions(run, task, config, source, trainer, anonymous)
     shown = maps.write(run.folder / "maps.npz" if run.leads else None, task, source, table, anonymous)
+    if isinstance(trainer.strategy, Zero):
+        trainer.strategy.release()
     return Outcome(table, shown)
 
 

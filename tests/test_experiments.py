@@ -81,6 +81,7 @@ def options(experiment, folder):
     name = dataset_of(experiment)
     root = [f"data.root={MAKERS[name](folder)}"] if name in MAKERS else []
     short = ["trainer.max_epochs=1", "init.overrides.trainer.max_epochs=1", "trainer.progress=false"]
+    short += ["trainer.strategy=auto", "trainer.devices=1"]  # tests/distributed has the rest
     data = ["data.size=32", "data.num_workers=0", f"data.cache={folder / 'cache'}", *SMALLER.get(name, [])]
     encoders = tiny_encoders(EXPERIMENTS / f"{experiment}.yaml", folder)
     return [*root, *short, *data, *encoders, f"tracking.folder={new_store(folder / 'runs')}"]

@@ -47,7 +47,8 @@ def modalities_of(tree: Mapping[str, Any]) -> tuple[str, ...]:
 def alone(tree: Mapping[str, Any], modality: str) -> Node:
     """Return a config for one modality alone: adapt, encoder and trainer stay, and it starts from no other run.
 
-    It has the fusion options that ``init.overrides`` gives stage 1, so that slices are pooled as they are there.
+    Masks, which nothing alone predicts, are not read. It has the fusion options that ``init.overrides`` gives stage 1,
+    so that slices are pooled as they are there.
     """
     made = dict(tree)
     options = ((tree.get("init") or {}).get("overrides") or {}).get("fusion") or {}
@@ -55,8 +56,8 @@ def alone(tree: Mapping[str, Any], modality: str) -> Node:
     if modality in encoder and "name" not in encoder:
         made["encoder"] = {modality: encoder[modality]}
     chosen = {modality: told[modality]} if isinstance(told, Mapping) else [modality]  # a csv's say what each is made of
-    fusion = {**options, "name": UNIMODAL}
-    return made | {"fusion": fusion, "data": {**tree["data"], "modalities": chosen}, "init": {}}
+    data = {key: value for key, value in tree["data"].items() if key != "masks"} | {"modalities": chosen}
+    return made | {"fusion": {**options, "name": UNIMODAL}, "data": data, "init": {}}
 
 
 def is_alone(tree: Mapping[str, Any], column: Mapping[str, Any]) -> str | None:

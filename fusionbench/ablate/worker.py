@@ -183,8 +183,9 @@ def _fit(order: Order, sources: Sources, say: Callable[[str], None], world: Worl
     from fusionbench.tracking import Store
 
     store = Store(order.config.tracking)
-    own = {"tags": order.tags, "told": True, "world": world or World()}
-    run_id = fit_in(Session(store, summarise, say, resume=True, source=sources, **own), order.config)[-1].run_id
+    session = Session(store, summarise, say, resume=True, source=sources, tags=order.tags, told=True)
+    session.world = world or session.world
+    run_id = fit_in(session, order.config)[-1].run_id
     return run_id, store.open(run_id).tags()["fusionbench.fingerprint"]
 
 
@@ -193,8 +194,8 @@ def _fit_on_devices(order: Order, say: Callable[[str], None]) -> tuple[str, str]
     from fusionbench import launch
     from fusionbench.distributed.checks import check
 
-    options, batch_size = order.config.trainer, order.config.data.get("batch_size", data_options()["batch_size"].default)
-    check(options, batch_size, 0, 0, world_size=1)
+    options, data = order.config.trainer, order.config.data
+    check(options, data.get("batch_size", data_options()["batch_size"].default), 0, 0, world_size=1)
     return launch.on_each(options.devices, _on_rank, order, hear=say)
 
 

@@ -7,6 +7,9 @@ from typing import Any
 from fusionbench.sections import TrainerOptions
 
 STAGES = {"zero2": 2, "zero3": 3}
+# Numbers in a bucket, which is allocated in full: DeepSpeed's default is ten times as large, up to 4 GB a device. A model of
+# which less is trained has smaller ones (``fitted``).
+BUCKET = 50_000_000
 
 
 def deepspeed_config(options: TrainerOptions) -> dict[str, Any]:
@@ -33,12 +36,26 @@ def deepspeed_config(options: TrainerOptions) -> dict[str, Any]:
     return config | _precision(options.precision)
 
 
+def fitted(config: dict[str, Any], trained: int) -> dict[str, Any]:
+    """Return a config whose buckets are no larger than all that is trained.
+
+    Args:
+        config: What ``deepspeed_config`` returned.
+        trained: Numbers of parameters.
+    """
+    section = dict(config["zero_optimization"])
+    for name in ("reduce_bucket_size", "allgather_bucket_size"):
+        section[name] = max(1, min(section[name], trained))
+    return {**config, "zero_optimization": section}
+
+
 def _zero(options: TrainerOptions) -> dict[str, Any]:
     """Return the section of ZeRO: the stage, and what is offloaded where.
 
     A folder takes parameters alone, since checkpoints hold the optimizer's states.
     """
     section: dict[str, Any] = {"stage": STAGES[options.strategy], "contiguous_gradients": True, "overlap_comm": True}
+    section |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
     memory: dict[str, Any] = {"device": "cpu", "pin_memory": options.accelerator != "cpu"}
     disk: dict[str, Any] = {**memory, "device": "nvme", "nvme_path": options.offload_folder}
     if options.offload != "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import warnings
@@ -23,7 +24,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from fusionbench.distributed.checkpoints import beside, check_world, remove, replace
 from fusionbench.distributed.consolidate import TAG
-from fusionbench.distributed.deepspeed_config import deepspeed_config
+from fusionbench.distributed.deepspeed_config import deepspeed_config, fitted
 from fusionbench.layers import sharded
 from fusionbench.sections import TrainerOptions
 
@@ -114,7 +115,16 @@ class Zero(DeepSpeedStrategy):
         """Put buffers where the parameters are, which DeepSpeed does for a network built within its own context."""
         assert self.model is not None
         self.model.to(self.root_device)
+        trained = sum(sharded.numel(p) for p in self.model.parameters() if p.requires_grad)
+        self.config = fitted(self.config, trained)  # type: ignore[arg-type]
         super().setup(trainer)
+
+    def release(self) -> None:
+        """Let buffers and hooks go once nothing is run any more; a process may train many networks, one by one."""
+        engine: Any = self.model
+        if hasattr(engine, "destroy"):
+            engine.destroy()
+        gc.collect()  # engine, hooks and parameters hold each other
 
     def teardown(self) -> None:
         """Give torch its own linear layer back, which stage 3 replaces in the whole process."""

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fusionbench.distributed.deepspeed_config import deepspeed_config
+from fusionbench.distributed.deepspeed_config import deepspeed_config, fitted
 from fusionbench.plan.optimizer import OptimizerCost, optimizer_cost
 from fusionbench.sections import TrainerOptions
 
 # DeepSpeed's own, in numbers, where our config says nothing (deepspeed/runtime/zero/config.py).
-_BUCKET, _LIVE, _PREFETCH = 500_000_000, 1_000_000_000, 50_000_000
+_LIVE, _PREFETCH = 1_000_000_000, 50_000_000
 _MASTER = 4  # bytes of a number in the float32 copy
 
 
@@ -111,7 +111,7 @@ class Memory:
         return Need(options, sizes.weight_bytes, copies * sizes.gradient_bytes, states, max(activations, step))
 
     def _zero(self, options: TrainerOptions, activations: int) -> Need:
-        told: dict[str, Any] = deepspeed_config(options)["zero_optimization"]
+        told: dict[str, Any] = fitted(deepspeed_config(options), self.sizes.trained)["zero_optimization"]
         sizes, shares, stage = self.sizes, options.processes, told["stage"]
         width = 4 if options.precision == "32-true" else 2
         cost = self._cost(torch.float32)
@@ -121,7 +121,7 @@ class Memory:
             gathered = min(sizes.all, live + told.get("stage3_prefetch_bucket_size", _PREFETCH))
             part, weights = weights // shares, gathered * width
         buckets = 2 if stage == 2 and told.get("overlap_comm") else 1
-        bucket = buckets * told.get("reduce_bucket_size", _BUCKET) * width
+        bucket = buckets * told["reduce_bucket_size"] * width
         own = sizes.trained / shares
         has_copy = stage == 2 or width == 2 or options.offload != "none"
         states = round(own * (cost.states + _MASTER * has_copy))

@@ -7,6 +7,7 @@ import pytest
 from program import write_config
 from sweeping import EI, write_base, write_table
 
+from fusionbench.ablate.baselines import alone
 from fusionbench.ablate.table import read
 from fusionbench.errors import UserError
 
@@ -189,3 +190,8 @@ def test_reading_a_table_needs_no_torch(folder):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_modality_alone_reads_no_masks():
+    tree = {"data": {"name": "lidc", "modalities": ["shape", "ratings"], "masks": ["nodule"]}, "encoder": {}}
+    assert alone(tree, "ratings")["data"] == {"name": "lidc", "modalities": ["ratings"]}

@@ -14,7 +14,7 @@ from fusionbench.sections import TrainerOptions
 
 ADAM = torch.optim.AdamW
 MOMENTUM = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-BUCKET, GATHERED = 500_000_000, 1_050_000_000  # DeepSpeed's defaults, in numbers
+BUCKET, GATHERED = 50_000_000, 1_050_000_000  # in numbers
 
 
 def sizes(trained=1_000_000_000, frozen=3_000_000_000):
