@@ -1,9 +1,10 @@
 """``make gpu-check``: all that wants a GPU to be tried, through the real command line, on whatever GPUs there are.
 
 EI, LLaMA-II and MDF with small real weights train some steps on one device, by DDP and by ZeRO-3, in float32 and in
-bfloat16. Printed, also as markdown for docs/log.md: the peak of memory on a device beside what ``fusionbench plan``
-said, cases a second in the last epoch, the last loss. Checked: every run ends well, and in float32 the losses under
-ZeRO-3 are those under DDP (on a single GPU: those without either). Status 0 if so, 1 if not, 2 without a GPU.
+bfloat16 (by ZeRO-3 under mixed precision too). Printed, also as markdown for docs/log.md: the peak of memory on a
+device beside what ``fusionbench plan`` said, cases a second in the last epoch, the last loss. Checked: every run ends
+well, and in float32 the losses under ZeRO-3 are those under DDP (on a single GPU: those without either). Status 0 if
+so, 1 if not, 2 without a GPU.
 
 With ``--cpu`` the same goes small through two processes on the CPU; there the memory is that of a whole process.
 """
@@ -77,11 +78,11 @@ class Row:
 
 
 def ways(devices: int) -> list[Way]:
-    """Return how each model is trained: alone and by ZeRO-3 in both precisions, by DDP if there are several devices."""
+    """Return how each model is trained: alone and by ZeRO-3 in each precision, by DDP if there are several devices."""
     found = [Way("auto", precision, 1) for precision in ("32-true", "bf16-true")]
     if devices > 1:
         found.append(Way("ddp", "32-true", devices))
-    return found + [Way("zero3", precision, devices) for precision in ("32-true", "bf16-true")]
+    return found + [Way("zero3", precision, devices) for precision in ("32-true", "bf16-true", "bf16-mixed")]
 
 
 class Check:

@@ -15,6 +15,7 @@ from fusionbench.adapt import feature_store
 from fusionbench.adapt.feature_table import MOST_BYTES, FeatureTable, TooLarge
 from fusionbench.adapt.views import Views
 from fusionbench.data.module import FusionData
+from fusionbench.layers import sharded
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
 
@@ -67,7 +68,8 @@ class StoredFeatures(L.Callback):
 
     Tags the run ``fusionbench.features``: ``stored`` if training reads those of every view, ``live`` if of none, else
     ``partly``; epoch seconds must be read by it. Augmented pictures never come again and are encoded as they come, as
-    are views into which a strategy puts tokens of its own. On several devices nothing is stored.
+    are views into which a strategy puts tokens of its own. On several devices nothing is stored, nor under
+    ZeRO-3, where an encoder is whole only within the strategy's own step.
 
     Args:
         run: Has the tracking folder and takes the tag.
@@ -87,7 +89,7 @@ class StoredFeatures(L.Callback):
             return
         assert isinstance(task, FusionTask)
         self._done, views = True, task.strategy.views
-        alone = trainer.world_size == 1
+        alone = trainer.world_size == 1 and not any(map(sharded.is_sharded, views.parameters()))
         wanted = [view for view in task.strategy.feature_views if views.is_frozen(view)] if alone else []
         parts = {view: feature_store.Part(self.source, view.rsplit("/", 1)[-1]) for view in views.address}
         for view in wanted:
@@ -115,7 +117,7 @@ class StoredFeatures(L.Callback):
         module = type(encoder).__module__
         setting = feature_store.Setting(
             provenance.source_digest([*_FEATURE_CODE, module], {*_FOLLOWED, _package(module)}),
-            str(trainer.precision),
+            f"{trainer.precision} by {type(trainer.precision_plugin).__qualname__}",
             lambda batch: trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch)),
             trainer.precision_plugin.forward_context,
         )

@@ -13,6 +13,7 @@ import safetensors.torch
 from fusionbench import build, provenance, registry
 from fusionbench.config import Config, Node, options_of
 from fusionbench.data.module import FusionData
+from fusionbench.distributed.deepspeed_config import STAGES
 from fusionbench.encoders.identity import NO_EFFECT, effective
 from fusionbench.fusion.base import UnimodalState
 
@@ -50,8 +51,8 @@ def fingerprint(config: Config, source: FusionData, states: Mapping[str, Unimoda
     An allow-list: the data's content, batches and sampling, image transforms where there are pictures and the length of
     texts where there are texts, encoders with the content of their weights, tuning method, strategy, task, optimizer,
     schedule, seed, the trainer's options that enter the arithmetic, the stage-1 states, and the code of the components.
-    Device, workers, paths, progress bars, tracking and what was allowed to pass are not in it; an option left out
-    counts as its default.
+    Devices, workers, paths, progress bars, tracking and what was allowed to pass are not in it, nor how devices share
+    the work, unless it is ZeRO in half precision; an option left out counts as its default.
     """
     digest = hashlib.sha256(json.dumps(_options(config, source), sort_keys=True, default=str).encode())
     digest.update(source.fingerprint.encode())
@@ -71,8 +72,18 @@ def _options(config: Config, source: FusionData) -> dict[str, Any]:
     kept["data"] = _data(tree["data"], source)
     kept["encoder"] = {name: _encoder(node) for name, node in _nodes(config, source).items()}
     kept["modalities"] = [[name, asdict(spec)] for name, spec in source.problem.modalities.items()]
-    kept["trainer"] = {key: tree["trainer"][key] for key in _TRAINER}
+    kept["trainer"] = _trainer(tree["trainer"])
     return kept
+
+
+def _trainer(node: Node) -> Node:
+    """Return the trainer's options that enter the arithmetic.
+
+    ZeRO holds all parameters in the half precision that DDP computes products in (autocast), and keeps what is trained
+    in float32 beside them, which DDP's true half precision does not: there it is arithmetic of its own.
+    """
+    sharded = node["strategy"] in STAGES
+    return {key: node[key] for key in _TRAINER} | {"zero_half": sharded and node["precision"] != "32-true"}
 
 
 def _data(node: Node, source: FusionData) -> Node:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import traceback
 import uuid
@@ -141,22 +142,24 @@ def _on_rank(function: Callable[..., Any], arguments: tuple[Any, ...], folder: s
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         failure = _Failure(rank, text, isinstance(error, UserError), traceback.format_exc())
         write_json(Path(folder) / f"failure{rank}.json", asdict(failure))
-        raise
+        sys.stdout.flush()
+        os._exit(1)  # at once: on its way out NCCL would wait for the others
 
 
 def _first(folder: Path, error: ChildFailedError, devices: int) -> Exception:
-    """Return the error of the process that failed by itself."""
-    noted = [_Failure(**json.loads(path.read_text("utf-8"))) for path in sorted(folder.glob("failure*.json"))]
+    """Return the error of the process that failed by itself, of several the first."""
+    paths = sorted(folder.glob("failure*.json"), key=lambda path: path.stat().st_mtime_ns)
+    noted = [_Failure(**json.loads(path.read_text("utf-8"))) for path in paths]
+    silent = [rank for rank in range(devices) if rank not in {failure.rank for failure in noted}]
     own = [failure for failure in noted if not failure.is_echo]
-    if own:
-        first = min(own, key=lambda failure: not failure.mistake)
-        if first.mistake:
-            return UserError(first.text)
+    if own and own[0].mistake:
+        return UserError(own[0].text)
+    if own or (noted and not silent):  # all of them echoes: the network itself failed
+        first = (own or noted)[0]
         return RankError(f"process {first.rank} of {devices} failed: {first.text}\n{first.trace}")
+    if noted:  # an echo of one that could say nothing
+        return RankError(f"process {silent[0]} of {devices} was killed; {_last_words(folder, silent[0])}")
     rank, failure = error.get_first_failure()
-    if rank in {failure.rank for failure in noted}:  # an echo of one that could say nothing
-        rank = next(rank for rank in range(devices) if rank not in {failure.rank for failure in noted})
-        return RankError(f"process {rank} of {devices} was killed; {_last_words(folder, rank)}")
     return RankError(f"process {rank} of {devices} ended: {failure.message}; {_last_words(folder, rank)}")
 
 

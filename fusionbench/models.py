@@ -49,7 +49,8 @@ def save(
 ) -> None:
     """Write a model folder: the trained tensors, each adapter set by itself, config and what else it needs.
 
-    Where processes hold parts, all of them call this, and what is trained is whole in each meanwhile.
+    Where processes hold parts, all of them call this; what is trained comes together in the main memory of the one that
+    writes, parameter by parameter.
 
     Args:
         folder: Where to.
@@ -59,7 +60,7 @@ def save(
         base: Checksum of the frozen base.
         write: Whether this process is the one that writes.
     """
-    with sharded.gathered(p for p in strategy.parameters() if p.requires_grad):
+    with sharded.copied((p for p in strategy.parameters() if p.requires_grad), keep=write):
         if write:
             _write(folder, strategy, config, fitted, base)
 

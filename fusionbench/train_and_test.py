@@ -67,6 +67,8 @@ def train_and_test(
         run.set_phase("test")
     with trainer.strategy.model_sharded_context():
         task.configure_model()
+    if isinstance(trainer.strategy, Zero):
+        trainer.strategy.place(task)
     training.load_best(task, run)
     _log_model(run, task, config, source)
     table = _log_predictions(run, task, config, source, trainer, anonymous)

@@ -89,11 +89,15 @@ def joined(accelerator: str) -> Iterator[World]:
 
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     if on_gpu:
+        if world.local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"{world.local_size} processes were started on this node, which has {torch.cuda.device_count()} GPUs; "
+                "start one for each"
+            )
         torch.cuda.set_device(world.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
-    try:
-        talk = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        yield World(world.rank, world.size, world.local_rank, world.local_size, talk)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    talk = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    yield World(world.rank, world.size, world.local_rank, world.local_size, talk)
+    # Not after an error: NCCL would wait for the others, which wait in a collective until this process is gone.
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -43,6 +43,7 @@ def plain(identity):
     "override",
     [
         *("data.num_workers=3", "data.cache=/tmp/elsewhere", "trainer.accelerator=cpu", "trainer.progress=false"),
+        *("trainer.devices=2", "trainer.strategy=zero3", "trainer.offload=optimizer", "trainer.checkpointing=true"),
         *("tracking.experiment=other", "tracking.log_every=3", "encoder.photo.checkpointing=true"),
         *("data.text.content=full", "data.text.content=findings"),  # these texts have no headings
         *(
@@ -69,6 +70,13 @@ def test_what_no_result_depends_on_or_is_the_default(identity, plain, override):
 )
 def test_what_a_result_depends_on(identity, plain, override):
     assert identity(override) != plain[None]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_zero_in_half_precision_is_another_run_than_ddp(identity, precision):
+    half = f"trainer.precision={precision}"
+    assert identity(half, "trainer.strategy=ddp") == identity(half) != identity(half, "trainer.strategy=zero3")
+    assert identity(half, "trainer.strategy=zero2") == identity(half, "trainer.strategy=zero3")
 
 
 @pytest.mark.parametrize(

@@ -41,3 +41,19 @@ def test_the_loss_of_absent_branches_is_zero_and_that_of_unknown_labels_is_not_a
     assert CrossEntropy()(logits, target, here).item() == pytest.approx(np.log1p(np.exp(-2)))
     assert CrossEntropy()(logits, target, ~here & here).item() == 0
     assert BinaryCrossEntropy()(logits, torch.ones(2, 2), ~here & here).item() == 0
+
+
+@pytest.mark.parametrize("logits_type", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_type", [torch.float32, torch.bfloat16])
+def test_a_loss_with_class_weights_is_float32_whatever_is_in_half_precision(logits_type, weight_type):
+    logits, target, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]), torch.eye(2)
+    weight = torch.tensor([0.5, 2.0])  # a bfloat16 holds them all
+    for kind, true in ((CrossEntropy, target), (BinaryCrossEntropy, labels)):
+        plain, half = kind(weight), kind(weight).to(weight_type)
+        true_half = true.to(logits_type) if true.is_floating_point() else true
+        found = half(logits.to(logits_type), true_half)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, plain(logits, true))
+        assert torch.equal(half.each(logits.to(logits_type), true_half), plain.each(logits, true))
+        there = torch.tensor([True, False])
+        assert torch.equal(half(logits.to(logits_type), true_half, there), plain(logits, true, there))

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, check_number
+from fusionbench.layers import sharded
 from fusionbench.layers.adaptable import Adaptable
+from fusionbench.layers.frozen import misfits, trained_shapes
 from fusionbench.layers.per_view import EachView, PerView
-from fusionbench.layers.sharded import gathered
 
 
 class Adaptation(ABC):
@@ -71,10 +72,9 @@ def check_updates(ranks: Sequence[int], scale: float, sites: Sequence[str], opti
 
 
 def adapter_state(encoder: Encoder, view: int) -> dict[str, Tensor]:
-    """Return one view's adapter set by name, detached; for a trained base, the whole of it."""
-    if all(p.requires_grad for p in encoder.parameters()):
-        with gathered(encoder.parameters()):
-            return {name: value.detach().clone() for name, value in encoder.state_dict().items()}
+    """Return one view's adapter set by name, in main memory; for a trained base the whole of it, there uncopied."""
+    if _trains_base(encoder):
+        return sharded.state_dict(encoder)
     parts = {name: module.view_state(view) for name, module in _per_view(encoder).items()}
     return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
 
@@ -85,12 +85,12 @@ def load_adapter_state(encoder: Encoder, view: int, state: dict[str, Tensor]) ->
     Raises:
         UserError: Names or shapes do not fit.
     """
-    own = adapter_state(encoder, view)
-    wrong = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
+    trains_base = _trains_base(encoder)
+    wrong = misfits(trained_shapes(encoder) if trains_base else adapter_state(encoder, view), state)
     if wrong:
         raise UserError(f"the adapter does not fit {type(encoder).__name__}: {len(wrong)} tensors differ ({wrong[0]})")
-    if all(p.requires_grad for p in encoder.parameters()):
-        encoder.load_state_dict(state)
+    if trains_base:
+        sharded.load_state(encoder, state)
         return
     for name, module in _per_view(encoder).items():
         module.load_view_state(view, {key: state[f"{name}.{key}"] for key in module.view_state(view)})
@@ -108,6 +108,10 @@ def all_is_frozen(encoder: Encoder, view: int) -> bool:
     per_view = {id(p) for module in _per_view(encoder).values() for p in module.parameters()}
     shared = (p for p in encoder.parameters() if id(p) not in per_view)
     return not any(p.requires_grad for p in shared) and not adapter_state(encoder, view)
+
+
+def _trains_base(encoder: Encoder) -> bool:
+    return all(p.requires_grad for p in encoder.parameters())
 
 
 def _per_view(encoder: Encoder) -> dict[str, PerView]:

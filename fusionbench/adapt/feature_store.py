@@ -45,7 +45,7 @@ class Setting:
 
     Args:
         code: Digest of the source that data and features go through.
-        precision: Lightning's name.
+        precision: Lightning's name, and whose: ZeRO holds in bfloat16 what DDP only computes products in.
         prepare: Puts a batch on the device in the run's precision.
         context: What the run's forward passes are made in, e.g. autocast.
     """

@@ -51,11 +51,11 @@ def _on_rank(checked: Config, resume: bool) -> None:
 
 def _check_size(options: TrainerOptions) -> None:
     """Refuse another number of processes than the config has devices."""
-    started = world.current().size
-    if started not in (1, options.processes):
+    started = world.current()
+    if started.size > 1 and (started.size, started.local_size) != (options.processes, options.devices):
         raise UserError(
-            f"{started} processes were started, but trainer.devices times trainer.num_nodes is {options.processes}; "
-            f"set trainer.devices to the processes of a node"
+            f"{started.size} processes were started, {started.local_size} on this node, but trainer.devices is "
+            f"{options.devices} and trainer.num_nodes {options.num_nodes}; make them agree"
         )
 
 

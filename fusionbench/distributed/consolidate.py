@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fusionbench.distributed.shards import Layout
 from fusionbench.errors import UserError
+from fusionbench.layers.sharded import LazyState
 
 TAG = "checkpoint"
 _MODEL, _OPTIMIZER = "*_model_states.pt", "*_optim_states.pt"
@@ -66,7 +67,7 @@ def consolidate(folder: Path, optimizer: bool = True) -> dict[str, Any]:
     return plain | ({"optimizer_states": [layout.optimizer_state()]} if optimizer else {})
 
 
-class ShardedState(Mapping[str, Tensor]):
+class ShardedState(LazyState):
     """The state of what was trained and of buffers, each tensor put together when it is asked for.
 
     Args:
@@ -79,6 +80,13 @@ class ShardedState(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self.buffers[name] if name in self.buffers else self.layout.parameter(name)
+
+    def shape(self, name: str) -> torch.Size:
+        """Return a tensor's shape; no part is read."""
+        return self.buffers[name].shape if name in self.buffers else self.layout.shape(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.buffers or name in self.layout.places
 
     def __iter__(self) -> Iterator[str]:
         yield from self.buffers

@@ -7,8 +7,8 @@ from typing import Any
 from fusionbench.sections import TrainerOptions
 
 STAGES = {"zero2": 2, "zero3": 3}
-# Numbers in a bucket, which is allocated in full: DeepSpeed's default is ten times as large, up to 4 GB a device. A model of
-# which less is trained has smaller ones (``fitted``).
+# Numbers in a bucket, which is allocated in full: DeepSpeed's default is ten times as large, up to 4 GB a device. A
+# model of which less is trained has smaller ones (``fitted``).
 BUCKET = 50_000_000
 
 
@@ -37,7 +37,7 @@ def deepspeed_config(options: TrainerOptions) -> dict[str, Any]:
 
 
 def fitted(config: dict[str, Any], trained: int) -> dict[str, Any]:
-    """Return a config whose buckets are no larger than all that is trained.
+    """Return a config whose buckets are no larger than all that is trained, and even, as ZeRO-2 wants them.
 
     Args:
         config: What ``deepspeed_config`` returned.
@@ -45,7 +45,7 @@ def fitted(config: dict[str, Any], trained: int) -> dict[str, Any]:
     """
     section = dict(config["zero_optimization"])
     for name in ("reduce_bucket_size", "allgather_bucket_size"):
-        section[name] = max(1, min(section[name], trained))
+        section[name] = max(2, min(section[name], trained + trained % 2))
     return {**config, "zero_optimization": section}
 
 

@@ -71,6 +71,10 @@ class Layout:
     def _part(self, numel: int) -> int:
         return -(-numel // self.world)
 
+    def shape(self, name: str) -> torch.Size:
+        """Return the shape of a trained parameter."""
+        return self.places[name].shape
+
     def parameter(self, name: str) -> Tensor:
         """Return a trained parameter in float32."""
         place = self.places[name]

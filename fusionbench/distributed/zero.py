@@ -89,7 +89,11 @@ class Zero(DeepSpeedStrategy):
         if not self.zero_stage_3:
             yield
             return
+        import deepspeed
+
         self._init_config_if_needed()
+        if not deepspeed.comm.is_initialized():
+            self.setup_environment()  # a run that goes on behind its fit builds before any of Lightning's loops
         with sharded.building(self._partition()):
             yield
 
@@ -119,6 +123,30 @@ class Zero(DeepSpeedStrategy):
         self.config = fitted(self.config, trained)  # type: ignore[arg-type]
         super().setup(trainer)
 
+    def place(self, module: nn.Module) -> None:
+        """Bring a network that no fit has set up to where a fit leaves it, with the hooks that gather its parts."""
+        if self.model is not None:
+            return
+        self.precision_plugin.convert_module(module).to(self.root_device)
+        if self.zero_stage_3:
+            self._initialize_deepspeed_inference(module)
+
+    @property
+    def handles_gradient_accumulation(self) -> bool:
+        """Whether DeepSpeed may go on summing gradients; not behind an epoch's last batch, where Lightning steps."""
+        return not self._in_last_batch()
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        """Tell DeepSpeed whether the batch ends in a step as Lightning counts; it would not end one with the epoch."""
+        full = (batch_idx + 1) % self.lightning_module.trainer.accumulate_grad_batches == 0  # type: ignore[union-attr]
+        self.deepspeed_engine.set_gradient_accumulation_boundary(full or self._in_last_batch())
+
+    def _in_last_batch(self) -> bool:
+        assert self.lightning_module is not None
+        trainer = self.lightning_module.trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        return progress.is_last_batch or progress.current.ready == trainer.num_training_batches
+
     def release(self) -> None:
         """Let buffers and hooks go once nothing is run any more; a process may train many networks, one by one."""
         engine: Any = self.model
@@ -127,8 +155,15 @@ class Zero(DeepSpeedStrategy):
         gc.collect()  # engine, hooks and parameters hold each other
 
     def teardown(self) -> None:
-        """Give torch its own linear layer back, which stage 3 replaces in the whole process."""
+        """Give torch its own linear layer back, which stage 3 replaces in the whole process.
+
+        The network stays where it is, for predictions follow: Lightning's would take what is not parted away from the
+        parts into main memory, and the optimizer's states too.
+        """
+        module, optimizers = self._lightning_module, self.optimizers
+        self._lightning_module, self.optimizers = None, []
         super().teardown()
+        self._lightning_module, self.optimizers = module, optimizers
         if self.zero_stage_3:
             from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses as Patch
 
@@ -178,8 +213,12 @@ class _Precision(DeepSpeedPrecision):
         return None if self.precision == "32-true" else self._desired_dtype
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Turn the network into the type of a true half precision."""
-        return module if self.held is None else super().convert_module(module)
+        """Turn the network into the type it is held in, under mixed precision too: DeepSpeed leaves buffers alone."""
+        return module if self.held is None else module.to(self.held)
+
+    def backward(self, tensor: Any, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Leave the loss as it is, which Lightning has divided by ``accumulate``; DeepSpeed would do so again."""
+        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
 def prepare_deepspeed(on_gpu: bool) -> None:

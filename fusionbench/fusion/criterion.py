@@ -1,10 +1,15 @@
-"""Losses on logits: cross-entropy, or binary cross-entropy when a case can have several classes."""
+"""Losses on logits: cross-entropy, or binary cross-entropy when a case can have several classes.
+
+They are computed in float32 whatever the run's precision, since logits, weights and soft targets may come in different
+types: true half precision turns modules and batches into its type, but not what validation has gathered.
+"""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fusionbench.layers.counted_mean import counted_mean
 
 
 class CrossEntropy(nn.Module):
@@ -23,8 +28,9 @@ class CrossEntropy(nn.Module):
 
     def each(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each case, (B, K) and (B,) int64 to (B,)."""
+        weight = _wide(self.weight)
         return F.cross_entropy(
-            logits, target, weight=self.weight, label_smoothing=self.label_smoothing, reduction="none"
+            logits.float(), target, weight=weight, label_smoothing=self.label_smoothing, reduction="none"
         )
 
     def forward(self, logits: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
@@ -46,17 +52,20 @@ class BinaryCrossEntropy(nn.Module):
 
     def each(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return each case's soft-target cross-entropy, (B,), by which EI's code compares modalities on MRNet."""
-        return F.cross_entropy(logits, target, reduction="none")
+        return F.cross_entropy(logits.float(), target.float(), reduction="none")
 
     def forward(self, logits: Tensor, target: Tensor, present: Tensor | None = None) -> Tensor:
         """Average over classes and over the cases where ``present`` (B,) is true; 0 if there is none."""
-        loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=self.weight, reduction="none")
+        loss = F.binary_cross_entropy_with_logits(
+            logits.float(), target.float(), pos_weight=_wide(self.weight), reduction="none"
+        )
         return average(loss.mean(dim=1), present)
 
 
 def average(loss_B: Tensor, present: Tensor | None) -> Tensor:
-    """Average over the cases that are present, without a branch on how many there are."""
-    if present is None:
-        return loss_B.mean()
-    weight = present.to(loss_B.dtype)
-    return torch.where(present, loss_B, torch.zeros_like(loss_B)).sum() / weight.sum().clamp(min=1)
+    """Average over the cases that are present in all processes; without ``present`` these have equally many."""
+    return loss_B.mean() if present is None else counted_mean(loss_B, present)
+
+
+def _wide(weight_K: Tensor | None) -> Tensor | None:
+    return None if weight_K is None else weight_K.float()

@@ -70,10 +70,25 @@ def _nothing(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.full((), torch.nan, dtype=dtype).expand(shape)
 
 
+def values(parameter: nn.Parameter) -> Tensor:
+    """Return a parameter's values, detached, also if they come later."""
+    if isinstance(parameter, Deferred):
+        return parameter.source.to(parameter.held).to(parameter.dtype)
+    return parameter.detach()
+
+
+def load(parameter: Tensor, given: Tensor) -> None:
+    """Give a parameter, or a buffer, other values; one whose values come later will have these."""
+    if isinstance(parameter, Deferred):
+        parameter.source, parameter.held = given, parameter.dtype
+    else:
+        parameter.copy_(given)
+
+
 def settle(parameter: nn.Parameter) -> nn.Parameter:
     """Give a parameter its values if they are still those of a file; it is then an ordinary one, as others are."""
     if isinstance(parameter, Deferred):
-        parameter.data = parameter.source.to(parameter.held).to(parameter.dtype)
+        parameter.data = values(parameter)
         del parameter.source, parameter.held
         parameter.__class__ = nn.Parameter  # type: ignore[assignment]
     return parameter

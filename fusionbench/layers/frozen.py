@@ -32,10 +32,17 @@ def misfits(own: Mapping[str, Tensor | torch.Size], given: Mapping[str, Tensor])
 
     Args:
         own: A state, or the shapes of one.
-        given: The other.
+        given: The other; of a lazy one no tensor is put together.
     """
-    sizes = {name: t if isinstance(t, torch.Size) else t.shape for name, t in own.items() if name in given}
-    return sorted(set(own) ^ set(given)) + [name for name, size in sizes.items() if size != given[name].shape]
+    both = [name for name in own if name in given]
+    return sorted(set(own) ^ set(given)) + [name for name in both if _shape(own, name) != _shape(given, name)]
+
+
+def _shape(state: Mapping[str, Tensor | torch.Size], name: str) -> torch.Size:
+    if isinstance(state, sharded.LazyState):
+        return state.shape(name)
+    found = state[name]
+    return found if isinstance(found, torch.Size) else found.shape
 
 
 def base_checksum(module: nn.Module) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
+from fusionbench.layers import sharded
 from fusionbench.layers.low_rank_parts import LowRankParts
 from fusionbench.layers.per_view import PerView, ViewSelector
 
@@ -53,8 +54,8 @@ class PeftLinear(PerView):
         return out
 
     def view_state(self, view: int) -> dict[str, Tensor]:
-        """Return one view's A and B, detached, by the names that peft's files have."""
-        return {key: own.detach().clone() for key, own in self._of(view).items()}
+        """Return a copy of one view's A and B in main memory, by the names that peft's files have."""
+        return {key: sharded.value(own).clone() for key, own in self._of(view).items()}
 
     def load_view_state(self, view: int, state: Mapping[str, Tensor]) -> None:
         """Put one view's A and B back."""
@@ -110,9 +111,9 @@ class PeftParts(LowRankParts):
 
     def peft_state(self, view: int) -> dict[str, Tensor]:
         """Return one view's tensors as peft's files hold them: A (P·R, in) and B (out, P·R)."""
-        down, up = self.down.detach()[view], self.up.detach()[view]
+        down, up = sharded.value(self.down)[view], sharded.value(self.up)[view]
         blocks = up.new_zeros(self.of, up.shape[1], *up.shape[::2])
-        blocks[self.parts, :, torch.arange(len(up), device=up.device)] = up
+        blocks[self.parts.cpu(), :, torch.arange(len(up))] = up
         return {"lora_A.weight": down.clone(), "lora_B.weight": blocks.flatten(2).flatten(0, 1)}
 
 

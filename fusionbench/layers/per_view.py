@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fusionbench.layers.sharded import gathered
+from fusionbench.layers import sharded
 
 
 class ViewSelector:
@@ -53,9 +53,8 @@ class PerView(nn.Module):
         return rows.reshape(len(self.selector.indices), -1, rows.shape[-1])
 
     def view_state(self, view: int) -> dict[str, Tensor]:
-        """Return one view's part of the module by name, detached."""
-        with gathered(self.parameters(recurse=False)):
-            return {key: own.detach()[view].clone() for key, own in self.named_parameters(recurse=False)}
+        """Return a copy of one view's part of the module by name, in main memory."""
+        return {key: sharded.value(own)[view].clone() for key, own in self.named_parameters(recurse=False)}
 
     def load_view_state(self, view: int, state: Mapping[str, Tensor]) -> None:
         """Put one view's part back, by name."""
@@ -83,10 +82,9 @@ class EachView(PerView):
         return torch.cat([self.each[view](part) for view, part in parts])
 
     def view_state(self, view: int) -> dict[str, Tensor]:
-        """Return one view's module by name, detached."""
-        with gathered(self.each[view].parameters()):
-            return {key: value.detach().clone() for key, value in self.each[view].state_dict().items()}
+        """Return a copy of one view's module by name, in main memory."""
+        return {key: value.clone() for key, value in sharded.state_dict(self.each[view]).items()}
 
     def load_view_state(self, view: int, state: Mapping[str, Tensor]) -> None:
         """Put one view's module back, by name."""
-        self.each[view].load_state_dict(dict(state))
+        sharded.load_state(self.each[view], state)

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fusionbench.errors import UserError
+from fusionbench.layers.counted_mean import counted
 
 
 def segmentation_loss(logits_B1HW: Tensor, mask_B1HW: Tensor, present_B: Tensor) -> Tensor:
     """Return Dice loss + binary cross-entropy, the mean over the cases that have a mask; 0 if none has.
 
     Soft Dice is taken of each case, so that large masks don't outweigh small ones; an empty mask has cross-entropy
-    alone, since its Dice is undefined. Computed in float32.
+    alone, since its Dice is undefined. Computed in float32. Cases of all processes count alike, so all must call it.
 
     Args:
         logits_B1HW: The prediction.
@@ -26,11 +27,10 @@ def segmentation_loss(logits_B1HW: Tensor, mask_B1HW: Tensor, present_B: Tensor)
         UserError: The mask is of another size.
     """
     logits, mask = _paired(logits_B1HW, mask_B1HW, present_B)
-    count = present_B.sum().clamp(min=1)
     # As channels of one picture each case gets a Dice of its own; those without a mask are empty and count 0.
     dice: Tensor = DiceLoss("multilabel")(logits.transpose(0, 1), mask.transpose(0, 1)) * len(logits)
     entropy_B = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(dim=1)
-    return (dice + (entropy_B * present_B).sum()) / count
+    return (dice + (entropy_B * present_B).sum()) / counted(present_B)
 
 
 @torch.no_grad()

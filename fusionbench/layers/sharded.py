@@ -5,17 +5,19 @@ Without DeepSpeed all of this is what torch does anyway. What gathers values mus
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from fusionbench.layers.deferred import deferring
+from fusionbench.layers import deferred
 
 Partition = Callable[[nn.Parameter], None]
-_WHOLE: ContextVar[frozenset[int]] = ContextVar("whole", default=frozenset())
+_COPIES: ContextVar[Mapping[int, Tensor]] = ContextVar("copies", default=MappingProxyType({}))
 _PARTITION: ContextVar[Partition | None] = ContextVar("partition", default=None)
 
 
@@ -28,7 +30,7 @@ def building(part: Partition) -> Iterator[None]:
     """
     token = _PARTITION.set(part)
     try:
-        with deferring():
+        with deferred.deferring():
             yield
     finally:
         _PARTITION.reset(token)
@@ -58,32 +60,56 @@ def shape(parameter: Tensor) -> torch.Size:
 
 @contextmanager
 def gathered(parameters: Iterable[nn.Parameter], change: bool = False) -> Iterator[None]:
-    """Hold parameters whole for a while; within, this and all that is built on it needs no other process for them.
+    """Hold parameters whole for a while, on the device that the process trains on.
 
     Args:
         parameters: Which; those that are whole are left alone.
         change: Values will be changed, by every process alike; they are then parted anew.
     """
-    parted = [p for p in parameters if is_sharded(p) and id(p) not in _WHOLE.get()]
+    parted = [p for p in parameters if is_sharded(p)]
     if not parted:
         yield
         return
     import deepspeed
 
-    token = _WHOLE.set(_WHOLE.get() | {id(parameter) for parameter in parted})
+    with deepspeed.zero.GatheredParameters(parted, modifier_rank=0 if change else None):
+        yield
+
+
+@contextmanager
+def copied(parameters: Iterable[nn.Parameter], keep: bool = True) -> Iterator[None]:
+    """Hold copies in main memory for a while; within, ``value`` of these parameters needs no other process.
+
+    One parameter at a time is whole on the device. All processes enter; those that do not keep copies only give their
+    parts.
+
+    Args:
+        parameters: Of which.
+        keep: Whether this process keeps copies.
+    """
+    copies = {}
+    for parameter in parameters:
+        if keep:
+            copies[id(parameter)] = value(parameter)
+        else:
+            with gathered([parameter]):
+                pass
+    token = _COPIES.set(copies)
     try:
-        with deepspeed.zero.GatheredParameters(parted, modifier_rank=0 if change else None):
-            yield
+        yield
     finally:
-        _WHOLE.reset(token)
+        _COPIES.reset(token)
 
 
 def value(parameter: nn.Parameter) -> Tensor:
     """Return a whole parameter in main memory, a copy if processes hold parts of it."""
+    copy = _COPIES.get().get(id(parameter))
+    if copy is not None:
+        return copy
     if not is_sharded(parameter):
-        return parameter.detach().cpu().contiguous()
+        return deferred.values(parameter).cpu().contiguous()
     with gathered([parameter]):
-        return parameter.detach().cpu().contiguous().clone()
+        return parameter.detach().to("cpu", copy=True).contiguous()
 
 
 def state_dict(module: nn.Module, wanted: Callable[[nn.Parameter], bool] = lambda parameter: True) -> dict[str, Tensor]:
@@ -100,9 +126,17 @@ def state_dict(module: nn.Module, wanted: Callable[[nn.Parameter], bool] = lambd
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load the tensors of a state that a module has, one at a time, into whole and parted parameters alike."""
+    """Load the tensors of a state that a module has, one at a time, whether whole, parted or still in their file."""
     own = {**dict(module.named_buffers()), **dict(module.named_parameters(remove_duplicate=False))}
     with torch.no_grad():
         for name in (name for name in state if name in own):
             with gathered([own[name]], change=True):  # type: ignore[list-item]
-                own[name].copy_(state[name])
+                deferred.load(own[name], state[name])
+
+
+class LazyState(Mapping[str, Tensor]):
+    """A state whose tensors are put together when they are asked for, while their shapes are known before."""
+
+    @abstractmethod
+    def shape(self, name: str) -> torch.Size:
+        """Return the shape of a tensor without putting it together."""

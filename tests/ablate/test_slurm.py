@@ -60,6 +60,7 @@ def by_jobs(tmp_path, monkeypatch):
     return give
 
 
+@pytest.mark.slow
 def test_jobs_that_are_stopped_preempted_or_killed_end_as_if_nothing_had_happened(folder, tmp_path, by_jobs):
     table = write_table(folder, "jobs", base="base.yaml", columns={"five epochs": {"trainer": {"max_epochs": 5}}})
     place = tmp_path / "runs"

@@ -1,5 +1,8 @@
 """Runs that read stored features: which views do, and that nothing else of a run changes."""
 
+from types import SimpleNamespace
+
+import lightning as L
 import pytest
 import torch
 from program import THIRD_PARTY
@@ -9,9 +12,13 @@ from fusionbench import build, config
 from fusionbench.adapt import feature_store
 from fusionbench.adapt.feature_store import Part
 from fusionbench.adapt.views import Views
+from fusionbench.callbacks import StoredFeatures
+from fusionbench.distributed.strategy import strategy as chosen
+from fusionbench.sections import TrainerOptions
 from fusionbench.stage_one import stage_one_config
 
 pytestmark = THIRD_PARTY
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
 
 @pytest.mark.parametrize(("method", "frozen"), [("frozen", True), ("mor", False), ("full", False)])
@@ -39,6 +46,30 @@ def test_a_run_on_one_modality_shares_the_table_of_a_run_on_two(ready):
     encoder = ready.strategy.views.encoder("photo")
     names = [feature_store.identity("key", encoder, Part(s, "photo"), SETTING) for s in (alone, ready.source)]
     assert names[0] == names[1]
+
+
+def test_autocast_and_parameters_held_in_half_precision_have_tables_of_their_own(ready, tmp_path, monkeypatch):
+    settings = []
+    monkeypatch.setattr(feature_store, "table", lambda *given: (settings.append(given[4]), True))
+    for strategy, precision in (("auto", "32-true"), ("auto", "bf16-mixed"), ("zero3", "bf16-mixed")):
+        options = TrainerOptions(strategy=strategy, precision=precision, accelerator="cpu")
+        trainer = L.Trainer(accelerator="cpu", strategy=chosen(options), precision=precision, **QUIET)
+        stored = StoredFeatures(SimpleNamespace(store=SimpleNamespace(folder=tmp_path)), ready.source, print)
+        stored._made(trainer, ready.strategy.views, "photo", Part(ready.source, "photo"))
+    encoder, part = ready.strategy.views.encoder("photo"), Part(ready.source, "photo")
+    assert len({feature_store.identity("key", encoder, part, setting) for setting in settings}) == 3
+
+
+def test_nothing_is_stored_of_encoders_that_are_held_in_parts(ready, tmp_path):
+    tags = []
+    run = SimpleNamespace(store=SimpleNamespace(folder=tmp_path), tag=tags.append)
+    made = build.task(config.load(ready.path, []), ready.source)
+    made.configure_model()
+    for parameter in made.strategy.views.parameters():
+        parameter.ds_id = 0  # as DeepSpeed marks them
+    StoredFeatures(run, ready.source, print).on_fit_start(SimpleNamespace(world_size=1), made)
+    assert tags == [{"fusionbench.features": "live"}]
+    assert not made.strategy.views.tables
 
 
 def test_auxiliary_encoders_of_early_intervention_read_the_store(ready, tmp_path):

@@ -6,7 +6,7 @@ import copy
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from tiny import batch, criterion
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fusionbench.distributed.deepspeed_config import deepspeed_config
+from fusionbench.distributed.deepspeed_config import deepspeed_config, fitted
 from fusionbench.distributed.zero import prepare_deepspeed
 from fusionbench.fusion.base import Strategy
 from fusionbench.sections import TrainerOptions
@@ -101,7 +101,8 @@ def under_zero(network: Strategy, cases: Sequence[Batch]) -> Steps:
     """Take the steps under ZeRO-3, with every parameter partitioned, however small."""
     import deepspeed
 
-    config: dict[str, Any] = deepspeed_config(TrainerOptions(strategy="zero3", accelerator="cpu"))
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    config = fitted(deepspeed_config(TrainerOptions(strategy="zero3", accelerator="cpu")), trained)
     config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     model = Step(network)
     engine, *_ = deepspeed.initialize(model=model, optimizer=sgd(network), config=config, dist_init_required=False)

@@ -1,7 +1,8 @@
 """Every strategy and tuning method does under ZeRO-3 what it does under DDP, whatever the cases of the ranks lack.
 
 They are found in their folder, so a new file is covered by itself. One pair of processes runs them all, then each is
-looked at by a test of its own. Three modalities, tuning methods and checkpointing are for ``make test-slow``.
+looked at by a test of its own. Those least alike are in the suite; all, three modalities, tuning methods and
+checkpointing are for ``make test-slow``.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ class Trial:
         return f"{self.name}-{self.method}-{self.most}" + ("-checkpointing" if self.checkpointing else "")
 
 
-QUICK = [Trial(name) for name in registry.names("fusion")]
+UNLIKE = ("concat", "dynmm", "early_intervention", "llama_mixed", "mdf", "mm_mil", "transchex", "unimodel")
+QUICK = [Trial(name) for name in UNLIKE]
 LONG = [
+    *(Trial(name) for name in registry.names("fusion") if name not in UNLIKE),
     *(Trial(name, most=3) for name in registry.names("fusion")),
     *(Trial("concat", method) for method in registry.names("adapt")),
     Trial("early_intervention", checkpointing=True),

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from fusionbench.distributed import checkpoints
-from fusionbench.distributed.consolidate import consolidate
+from fusionbench.distributed.consolidate import ShardedState, consolidate
 from fusionbench.distributed.shards import Layout
 from fusionbench.errors import UserError
 from fusionbench.layers import deferred, sharded
-from fusionbench.layers.frozen import base_checksum, settled_checksum
+from fusionbench.layers.frozen import base_checksum, misfits, settled_checksum
 
 
 def written(path: Path, text: str) -> None:
@@ -106,6 +106,16 @@ def flat(values: list[torch.Tensor], rank: int, world: int, stage: int) -> torch
     return nn.functional.pad(joined, (0, -len(joined) % (2 * world))).chunk(world)[rank]
 
 
+def test_shapes_of_parts_are_compared_without_putting_them_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"a": torch.Size((3, 5)), "b": torch.Size((7,))}
+    part = {"fp32_flat_groups": [torch.zeros(22)], "optimizer_state_dict": {"state": {}, "param_groups": []}}
+    state = ShardedState(Layout([shapes], [part]), {"mean": torch.zeros(2)})
+    monkeypatch.setattr(Layout, "parameter", None)
+    assert misfits({**shapes, "mean": torch.Size((2,))}, state) == []
+    assert misfits({**shapes, "a": torch.Size((5, 3)), "mean": torch.Size((3,))}, state) == ["a", "mean"]
+    assert misfits({"a": shapes["a"]}, state) == ["b", "mean"]
+
+
 def test_weights_stay_in_their_file_until_they_are_settled() -> None:
     source = torch.randn(4, 3, dtype=torch.float16)
     assert type(deferred.held_as(source, torch.bfloat16)) is torch.Tensor
@@ -129,6 +139,20 @@ def test_weights_stay_in_their_file_until_they_are_settled() -> None:
         assert type(made.weight) is nn.Parameter
         assert torch.equal(made.weight, source.bfloat16().to(dtype))
     assert layer.weight is weight
+
+
+def test_other_values_may_be_loaded_before_those_of_the_file_are() -> None:
+    layer = nn.Linear(3, 4, dtype=torch.bfloat16)
+    source, start = torch.ones(4, 3, dtype=torch.float16), torch.randn(4, 3)
+    with deferred.deferring():
+        layer.weight = deferred.held_as(source, torch.bfloat16)
+    deferred.widen(layer.weight, torch.float32)
+    assert torch.equal(sharded.value(layer.weight), source.float())
+    sharded.load_state(layer, {"weight": start, "bias": torch.ones(4)})
+    assert layer.weight.isnan().all()
+    assert torch.equal(sharded.value(layer.weight), start)
+    assert torch.equal(deferred.settle(layer.weight), start)  # not by way of bfloat16
+    assert torch.equal(layer.bias, torch.ones(4, dtype=torch.bfloat16))
 
 
 def test_a_checksum_parts_each_parameter_once_its_values_are_known() -> None:

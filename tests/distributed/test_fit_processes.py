@@ -1,5 +1,6 @@
 """``fusionbench fit`` on several devices: killed, gone on with, and equal to what one process makes of it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from program import THIRD_PARTY, VIT, bert, command, history, new_store, refused
 pytestmark = THIRD_PARTY
 PATIENCE = 240  # seconds that a process may take until it is called hung
 PAIR = ("trainer.devices=2", "trainer.accelerator=cpu")
+ZERO_PAIR = (*PAIR, "trainer.strategy=zero3")
 
 
 @pytest.fixture(scope="module")
@@ -59,25 +61,37 @@ def content(place):
     return values
 
 
-def killed_and_resumed(experiment, place, start, resume):
-    """Kill a fit by SIGKILL once its last training has a checkpoint, then go on with other options."""
+def killed_and_resumed(experiment, place, start, resume, test):
+    """Kill a fit by SIGKILL once its last training has a checkpoint, and, gone on with, before its test; let it end."""
     arguments = ["fit", "--config", str(experiment), f"tracking.folder={place}"]
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     environment |= {"FUSIONBENCH_ID_KEY": "shared", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", "fusionbench", *arguments]
-    with subprocess.Popen([*program, *start], env=environment, stderr=subprocess.PIPE, text=True) as process:
+    _kill([*program, *start], environment, lambda: _in_its_last_training(Path(place)))
+    if test is not None:
+        _kill([*program, *resume, "--resume"], environment, lambda: _before_its_test(Path(place)))
+    last = [*program, *(resume if test is None else test), "--resume"]
+    done = subprocess.run(last, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "going on with run" in done.stderr
+    return done
+
+
+def _kill(command_, environment, reached):
+    """Start a fit and kill it once it has got as far as wanted."""
+    with subprocess.Popen(command_, env=environment, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + PATIENCE
-        while process.poll() is None and time.monotonic() < until and not _in_its_last_training(Path(place)):
+        while process.poll() is None and time.monotonic() < until and not reached():
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         told = process.stderr.read()
     assert process.returncode == -signal.SIGKILL, told
-    done = subprocess.run(
-        [*program, *resume, "--resume"], env=environment, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 0, done.stderr
-    assert "going on with run" in done.stderr
-    return done
+    assert reached(), told
+
+
+def _before_its_test(place):
+    """Say whether the second run, which went on, has ended its training and not its test."""
+    return any(json.loads(path.read_text())["phase"] == "test" for path in (place / "work").glob("*/state.json"))
 
 
 def _in_its_last_training(place):
@@ -101,17 +115,17 @@ def same(found, expected, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("start", "resume"),
+    ("start", "resume", "test"),
     [
-        ((*PAIR, "trainer.strategy=zero3"), (*PAIR, "trainer.strategy=zero3")),
-        ((*PAIR, "trainer.strategy=zero3"), ()),
-        ((*PAIR, "trainer.strategy=ddp"), ()),
+        (ZERO_PAIR, ZERO_PAIR, ZERO_PAIR),
+        (ZERO_PAIR, (), ("trainer.strategy=zero3",)),
+        ((*PAIR, "trainer.strategy=ddp"), (), None),
     ],
     ids=["zero3", "zero3 gone on with by one process", "ddp gone on with by one process"],
 )
-def test_a_fit_on_two_processes_that_was_killed_comes_out_as_on_one(experiment, alone, start, resume, tmp_path):
+def test_a_fit_on_two_processes_that_was_killed_comes_out_as_on_one(experiment, alone, start, resume, test, tmp_path):
     place = new_store(tmp_path / "runs")
-    killed_and_resumed(experiment, place, start, resume)
+    killed_and_resumed(experiment, place, start, resume, test)
     same(content(place), alone, 2e-4)
 
 

@@ -7,7 +7,9 @@ import time
 import pytest
 
 from fusionbench import launch, world
+from fusionbench.commands import fit
 from fusionbench.errors import UserError
+from fusionbench.sections import TrainerOptions
 
 LONG = 600  # seconds that no process is let alone for
 
@@ -51,6 +53,26 @@ def test_another_error_is_told_with_the_process_and_its_traceback():
 def test_a_killed_process_ends_the_others_and_is_named():
     with pytest.raises(launch.RankError, match=r"process 1 of 2 .*SIGKILL"):
         launch.on_each(2, failing, 1, "SIGKILL")
+
+
+def unlucky(rank):
+    """End both processes by what the network would say."""
+    with world.joined("cpu"):
+        raise ConnectionError(f"NCCL error in rank {rank}: Duplicate GPU detected")
+
+
+def test_where_all_tell_of_the_network_the_first_is_shown():
+    with pytest.raises(launch.RankError, match=r"of 2 failed: ConnectionError: NCCL error .*Duplicate GPU") as error:
+        launch.on_each(2, unlucky, 0)
+    assert "in unlucky" in str(error.value)
+
+
+def test_other_processes_than_the_config_has_devices_are_refused(monkeypatch):
+    given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="2 processes were started, 1 on this node, but trainer.devices is 2"):
+        fit._check_size(TrainerOptions(devices=2))
 
 
 def test_a_process_started_alone_is_a_world_of_one(monkeypatch):

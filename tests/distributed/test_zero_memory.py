@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from pairs import run_pair
-from safetensors.torch import save_file
-from tiny import adaptation, batch, criterion, images
+from safetensors.torch import load_file, save_file
+from tiny import adaptation, batch, criterion, images, perturb
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModel, LlamaConfig
 from zero_trials import Watch, options, trainer
 
+from fusionbench import models
 from fusionbench.adapt.views import EncoderPool
 from fusionbench.encoders.llama import Llama
-from fusionbench.fusion.base import Strategy
+from fusionbench.fusion.base import Strategy, UnimodalState
+from fusionbench.fusion.concat import Concat
 from fusionbench.fusion.llama_early import LlamaEarly
 from fusionbench.layers import sharded
 from fusionbench.layers.frozen import base_checksum, trained_state
@@ -48,13 +53,56 @@ def network(folder: Path) -> Strategy:
     return LlamaEarly(MADE, EncoderPool(MADE.modalities, dict.fromkeys(MADE.modalities, node), adaptation("lora")))
 
 
+def whole(folder: Path) -> Concat:
+    """Return a network that is trained whole, of one of the decoder's layers for each modality."""
+    node = (Llama, {"weights": str(folder), "patch": 16, "dtype": "bfloat16", "layers": (0,)})
+    torch.manual_seed(0)
+    return Concat(MADE, EncoderPool(MADE.modalities, dict.fromkeys(MADE.modalities, node), adaptation("full")))
+
+
+def started(folder: Path, starts: Path) -> Concat:
+    """Return it as stage 1 lets it start."""
+    made = whole(folder)
+    made.load_unimodal({name: UnimodalState(load_file(starts / f"{name}.safetensors")) for name in MADE.modalities})
+    return made
+
+
+def save(strategy: Strategy, folder: Path) -> dict[str, int]:
+    """Save a parted network; return what the process held meanwhile: numbers on its device, copies besides."""
+    import deepspeed
+
+    seen, gather = [], deepspeed.zero.GatheredParameters
+
+    def watched(parameters: list[Any], **given: Any) -> Any:
+        seen.append(sum(p.ds_numel for p in parameters))
+        return gather(parameters, **given)
+
+    config: Any = SimpleNamespace(public=dict)
+    with (
+        mock.patch.object(deepspeed.zero, "GatheredParameters", watched),
+        mock.patch.object(sharded, "value", wraps=sharded.value) as copied,
+    ):
+        models.save(folder, strategy, config, {}, "base", write=dist.get_rank() == 0)
+    trained = [p for p in strategy.parameters() if p.requires_grad]
+    assert all(sharded.is_sharded(p) for p in trained)
+    return {"gathers": len(seen), "trained": len(trained), "held": max(seen), "copies": copied.call_count}
+
+
+def build_and_save(folder: Path, starts: Path, out: Path) -> dict[str, int]:
+    """Build a parted network that starts from stage 1, and save it as it is."""
+    made = FusionTask(MADE, partial(started, folder, starts), partial(sgd, lr=0.01), constant, criterion(MADE))
+    with trainer(options("zero3"), out, Watch()).strategy.model_sharded_context():
+        made.configure_model()
+    return save(made.strategy, out / "whole")
+
+
 def own_bytes() -> int:
     """Return the process's memory that no file backs."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) * 1024
 
 
-def build_and_train(folder: Path, checkpoints: Path) -> dict[str, Any]:
+def build_and_train(folder: Path, starts: Path, checkpoints: Path) -> dict[str, Any]:
     """Train a step; return the process's own memory around the parting of each parameter, above that before."""
     with skeleton():
         network(folder)  # what it imports takes memory too
@@ -79,20 +127,66 @@ def build_and_train(folder: Path, checkpoints: Path) -> dict[str, Any]:
         "base": made.base_checksum(),
         "held": held,
         "state": trained_state(made.strategy),
+        "lora": save(made.strategy, checkpoints / "lora"),
+        "whole": build_and_save(folder, starts, checkpoints),
     }
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("memory")
+    write_decoder(made / "decoder")
+    perturb(whole(made / "decoder")).views.save_adapters(made / "starts")
+    return made
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # small parameters that are freed leave the process too
+        return run_pair(build_and_train, folder / "decoder", folder / "starts", folder / "saved")
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_no_process_ever_holds_more_than_its_part_and_one_parameter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # small parameters that are freed leave the process too
-    write_decoder(tmp_path / "decoder")
-    first, second = run_pair(build_and_train, tmp_path / "decoder", tmp_path / "checkpoints")
-    whole = network(tmp_path / "decoder")
-    size = sum(p.numel() * p.element_size() for p in whole.parameters())
-    for rank in (first, second):
+def test_no_process_ever_holds_more_than_its_part_and_one_parameter(ranks: list[dict[str, Any]], folder: Path) -> None:
+    alone = network(folder / "decoder")
+    size = sum(p.numel() * p.element_size() for p in alone.parameters())
+    for rank in ranks:
         assert rank["own"] < 0.65 * size, (rank["own"], size)
-        assert rank["base"] == base_checksum(whole)
+        assert rank["base"] == base_checksum(alone)
         assert "torch.bfloat16" in rank["held"]
-    assert all(value.isfinite().all() for value in first["state"].values())
+    assert all(value.isfinite().all() for value in ranks[0]["state"].values())
+
+
+@pytest.mark.parametrize("name", ["lora", "whole"])
+def test_a_model_is_saved_parameter_by_parameter_by_one_process(ranks: list[dict[str, Any]], name: str) -> None:
+    for rank in ranks:
+        saved = rank[name]
+        assert saved["gathers"] == saved["trained"]
+        assert saved["held"] <= CONFIG["hidden_size"] * CONFIG["intermediate_size"]
+    assert ranks[1][name]["copies"] == 0
+
+
+@pytest.mark.usefixtures("ranks")
+def test_what_is_saved_is_what_stage_1_let_it_start_from(folder: Path) -> None:
+    saved = folder / "saved" / "whole"
+    states = {name: load_file(folder / "starts" / f"{name}.safetensors") for name in MADE.modalities}
+    for name, state in states.items():
+        assert same(load_file(saved / "adapters" / f"{name}.safetensors"), state)
+    model = load_file(saved / "model.safetensors")
+    encoders = {f"views.backbones.own_{n}.{key}": value for n, state in states.items() for key, value in state.items()}
+    assert same({name: model[name] for name in encoders}, encoders)
+    assert {name.split(".")[0] for name in set(model) - set(encoders)} == {"head"}
+
+
+@pytest.mark.usefixtures("ranks")
+def test_adapters_are_saved_as_they_are_in_the_model(folder: Path) -> None:
+    saved = folder / "saved" / "lora"
+    again = network(folder / "decoder")
+    sharded.load_state(again, load_file(saved / "model.safetensors"))
+    for name in again.views.address:
+        assert same(load_file(saved / "adapters" / f"{name}.safetensors"), again.views.adapter(name))
+
+
+def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -14,12 +14,14 @@ from zero_trials import CASES, MADE, loader, options, shown, train
 
 from fusionbench.distributed import checkpoints
 from fusionbench.distributed.consolidate import consolidate
+from fusionbench.distributed.deepspeed_config import deepspeed_config, fitted
 from fusionbench.errors import UserError
 from fusionbench.layers import sharded
 from fusionbench.layers.frozen import base_checksum, trained_state
 from fusionbench.sections import TrainerOptions
 
 NAMES = ("ei", "llama", "mdf")
+THIRDS = {"accumulate": 3, "count": 2}  # of four batches an epoch: a step behind the third and one behind the fourth
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 pytestmark = pytest.mark.filterwarnings("ignore:.*sync_dist.*")
 
@@ -39,6 +41,10 @@ def in_two_processes(folder: Path) -> dict[str, Any]:
     found["zero2"] = shown(train("ei", "zero2", folder / "zero2", last_epoch=0))
     keep(folder / "zero2", folder / "zero2 before")
     found["zero2 on"] = shown(train("ei", "zero2", folder / "zero2"))
+    for kind in ("zero2", "zero3"):
+        found[f"thirds {kind}"] = shown(train("llama", kind, folder / "thirds" / kind, **THIRDS))
+    for name in ("cnn", "mdf"):
+        found[f"{name} mixed"] = shown(train(name, "zero3", folder / name / "mixed", 0, precision="bf16-mixed"))
     return found
 
 
@@ -78,7 +84,8 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, dict[str, Any]]:
-    return {name: train(name, "auto", folder / name / "auto") for name in NAMES}
+    found = {name: train(name, "auto", folder / name / "auto") for name in NAMES}
+    return found | {"thirds": train("llama", "auto", folder / "thirds" / "auto", **THIRDS)}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,6 +117,36 @@ def test_losses_and_weights_are_those_of_one_process(
     torch.testing.assert_close(zero["state"], one["state"], rtol=1e-4, atol=1e-5)
     assert zero["base"] == one["base"] == base_checksum(one["task"].strategy)
     assert zero["counts"] == one["counts"]
+
+
+@pytest.mark.parametrize("kind", ["zero2", "zero3"])
+def test_an_epoch_that_is_no_multiple_of_accumulate_ends_in_a_step(
+    ranks: list[dict[str, Any]], alone: dict[str, dict[str, Any]], kind: str
+) -> None:
+    zero, one = ranks[0][f"thirds {kind}"], alone["thirds"]
+    assert zero["steps"] == one["steps"] == 4
+    assert zero["rates"] == one["rates"]
+    assert zero["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    torch.testing.assert_close(zero["state"], one["state"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cnn", "mdf"])
+def test_mixed_precision_holds_buffers_in_half_precision_too(ranks: list[dict[str, Any]], name: str) -> None:
+    mixed = ranks[0][f"{name} mixed"]
+    assert mixed["held"] == {"torch.bfloat16"}
+    assert len(mixed["losses"]) == 2
+    if name in NAMES:
+        assert mixed["losses"] == pytest.approx(ranks[0][f"{name} zero3"]["losses"][:2], rel=0.05)
+
+
+def test_the_network_stays_on_its_device(ranks: list[dict[str, Any]]) -> None:
+    assert all(rank[key]["home"] for rank in ranks for key in ("ei zero3", "cut off", "mdf mixed"))
+
+
+@pytest.mark.parametrize(("trained", "size"), [(0, 2), (1, 2), (7, 8), (8, 8), (10**9 + 1, 50_000_000)])
+def test_buckets_are_even_and_no_larger_than_needed(trained: int, size: int) -> None:
+    section = fitted(deepspeed_config(TrainerOptions(strategy="zero2", devices=2)), trained)["zero_optimization"]
+    assert (section["reduce_bucket_size"], section["allgather_bucket_size"]) == (size, size)
 
 
 def test_each_case_is_predicted_once(ranks: list[dict[str, Any]]) -> None:

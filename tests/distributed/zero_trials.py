@@ -31,16 +31,19 @@ MADE = {
     "ei": problem(("picture", "scan")),
     "llama": problem(("picture", "report")),
     "mdf": problem(("picture", "report")),
+    "cnn": problem(("picture", "scan")),
 }
 FUSION = {
     "ei": ("early_intervention", "mor", {}, {}),
     "llama": ("llama_early", "lora", {"image": "llama", "text": "llama"}, {"dropout": 0.0}),
     "mdf": ("mdf", "frozen", {"text": "llama_vision"}, {}),
+    "cnn": ("concat", "full", {"image": "timm_cnn"}, {}),  # with batch norm
 }
 OPTIMIZER = {
     "ei": partial(adamw, lr=1e-3, eps=1e-4),
     "llama": partial(sgd, lr=0.05, momentum=0.9),
     "mdf": partial(sgd, lr=0.01),
+    "cnn": partial(sgd, lr=0.01),
 }
 
 
@@ -57,13 +60,13 @@ def task(name: str) -> FusionTask:
     return FusionTask(made, partial(network, name), OPTIMIZER[name], cosine, criterion(made))
 
 
-def loader(made: Problem, train: bool) -> DataLoader:
-    """Return this process's share of every batch of the training cases, or of all cases."""
+def loader(made: Problem, train: bool, count: int = BATCH) -> DataLoader:
+    """Return this process's share of every batch, of ``count`` training cases, or of all cases."""
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(1)
     cases = batch(made, CASES)
     if train:
-        places = [list(range(start + rank, start + BATCH, size)) for start in range(0, CASES - BATCH + 1, BATCH)]
+        places = [list(range(start + rank, start + count, size)) for start in range(0, CASES - count + 1, count)]
     else:
         mine = [place % CASES for place in range(rank, size * -(-CASES // size), size)]
         places = [mine[start : start + BATCH // size] for start in range(0, len(mine), BATCH // size)]
@@ -104,6 +107,7 @@ def trainer(options: TrainerOptions, folder: Path, watch: Watch) -> L.Trainer:
         precision=options.precision,
         max_epochs=options.max_epochs,
         gradient_clip_val=options.gradient_clip,
+        accumulate_grad_batches=options.accumulate,
         callbacks=[watch, best, last],
         logger=False,
         enable_progress_bar=False,
@@ -119,13 +123,18 @@ def options(kind: str, **given: Any) -> TrainerOptions:
     return TrainerOptions(**{"strategy": kind, "devices": size, "accelerator": "cpu", "max_epochs": 2, **given})
 
 
-def train(name: str, kind: str, folder: Path, last_epoch: int | None = None, **given: Any) -> dict[str, Any]:
+def train(
+    name: str, kind: str, folder: Path, last_epoch: int | None = None, count: int = BATCH, **given: Any
+) -> dict[str, Any]:
     """Train a task, or go on with it, load its best weights and predict; return what came of it."""
     made, own, watch = task(name), options(kind, **given), Watch(last_epoch)
     fitted = trainer(own, folder, watch)
     found = checkpoints.to_resume(folder / "last.ckpt", own, own.processes)
-    fitted.fit(made, loader(MADE[name], True), loader(MADE[name], False), ckpt_path=found, weights_only=True)
+    fitted.fit(made, loader(MADE[name], True, count), loader(MADE[name], False), ckpt_path=found, weights_only=True)
     out = {"losses": watch.losses, "state": trained_state(made), "parts": parts(made), "task": made}
+    out |= {"steps": fitted.global_step, "rates": made.lr_schedulers().get_last_lr()}
+    out |= {"home": made.device == fitted.strategy.root_device}
+    out |= {"held": {str(t.dtype) for t in (*made.parameters(), *made.buffers()) if t.is_floating_point()}}
     out |= {"base": made.base_checksum(), "counts": parameter_counts(made.strategy)}
     fitted.predict(made, loader(MADE[name], False), return_predictions=False)
     seen = made.gathered()

@@ -99,6 +99,16 @@ class Held(list):
         return super().__getitem__(0)
 
 
+class Task:
+    """A network as a task has it."""
+
+    def __init__(self, network: Any) -> None:
+        self.strategy = network
+
+    def __call__(self, cases: Any) -> Any:
+        return self.strategy(cases.inputs, cases.present)
+
+
 def test_the_cost_of_a_case_is_without_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "Cases", Held)
     monkeypatch.setattr(inference, "collate", lambda pad_id: lambda cases: cases[0])
@@ -106,7 +116,7 @@ def test_the_cost_of_a_case_is_without_what_is_written(monkeypatch: pytest.Monke
     data = SimpleNamespace(present=case.present.numpy(), pad_id=0)
     source: Any = SimpleNamespace(eval_dataloader=lambda split: SimpleNamespace(dataset=Held([case])), data=data)
     writing = mllm(decode="generate", max_new_tokens=2)
-    tasks: list[Any] = [SimpleNamespace(strategy=network) for network in (mllm(), writing)]
+    tasks: list[Any] = [Task(network) for network in (mllm(), writing)]
     plain, written = (inference.gflops_per_case(task, source) for task in tasks)
     assert written == plain > 0
     assert writing.answering.writes
