@@ -113,7 +113,8 @@ def check_world(path: Path, processes: int) -> None:
     if wrote != processes:
         raise UserError(
             f"the run's last checkpoint was written by {wrote} processes, and ZeRO can't go on from it with "
-            f"{processes}: give it {wrote} devices again, or any number with trainer.strategy=auto"
+            f"{processes}: give it {wrote} devices again, or, in trainer.precision=32-true, any number with "
+            "trainer.strategy=auto"
         )
 
 

@@ -71,7 +71,7 @@ def test_other_processes_than_the_config_has_devices_are_refused(monkeypatch):
     given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="2 processes were started, 1 on this node, but trainer.devices is 2"):
+    with pytest.raises(UserError, match=r"2 processes were started, 1 on this node, but trainer\.devices is 2"):
         fit._check_size(TrainerOptions(devices=2))
 
 
