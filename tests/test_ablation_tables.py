@@ -39,7 +39,8 @@ def test_published_numbers_stand_where_a_run_does(tables, name):
     for row, printed in table.published.items():
         for column, values in printed.items():
             assert column in {*table.means, MEAN} or (row, column) in table.trees, (row, column)
-            assert all(0 < value <= 1 for metric, value in values.items() if metric != PARAMETERS)
+            ends = [v if isinstance(v, tuple) else (v, v) for metric, v in values.items() if metric != PARAMETERS]
+            assert all(0 < low <= high <= 1 for low, high in ends)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in PATHS])
@@ -83,3 +84,18 @@ def test_table_8_tunes_the_modalities_alone_as_each_row(tables):
     names = {row: table.own_unimodals[row, "MMC-AMD CLIP"] for row in ("MoR", "LoRA")}
     assert names == {"MoR": ("cfp alone", "oct alone"), "LoRA": ("cfp alone with lora", "oct alone with lora")}
     assert table.own_concat["LoRA", "MMC-AMD CLIP"] == "concat with lora"
+
+
+@pytest.mark.parametrize("name", ["mdf_fusion", "demo_mdf"])
+def test_rows_of_mdf_differ_in_their_fusion_alone(tables, name):
+    table = tables[name]
+    assert len(table.rows) == 10  # three baselines
+    assert table.config("MLLM alone" if name == "mdf_fusion" else "mllm", table.columns[0], 0).fusion["name"] == "mllm"
+    rates = set()
+    for tree in table.trees.values():
+        own = dict(tree["optimizer"])
+        rates.add((own.pop("parts", None) or {"language_model": own["lr"]})["language_model"])
+        assert (tree["trainer"], tree["scheduler"], tree["adapt"]) == tuple(
+            table.trees["MDF", table.columns[0]][key] for key in ("trainer", "scheduler", "adapt")
+        )
+    assert len(rates) == 1

@@ -3,7 +3,8 @@
 A strategy is held against the modalities alone as it is itself tuned, encoded and trained, on the data that it has, or
 all these would be taken for its fusion. So each distinct setting among a column's strategies has baselines of its own:
 the column's are named ``cfp alone`` and ``concat``, others after their tuning, ``cfp alone with lora``, where nothing
-else is different, or after the first row that is so trained or encoded.
+else is different, or after the first row that is so trained or encoded. Masks and learning rates of a strategy's own
+parts are no setting: baselines have neither.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ def modalities_of(tree: Mapping[str, Any]) -> tuple[str, ...]:
 def alone(tree: Mapping[str, Any], modality: str) -> Node:
     """Return a config for one modality alone: adapt, encoder and trainer stay, and it starts from no other run.
 
-    Masks, which nothing alone predicts, are not read. It has the fusion options that ``init.overrides`` gives stage 1,
-    so that slices are pooled as they are there.
+    Masks, which nothing alone predicts, are not read, and rates of a fusion's parts are none of its. It has the fusion
+    options that ``init.overrides`` gives stage 1, so that slices are pooled as they are there.
     """
-    made = dict(tree)
+    made = _plain(tree)
     options = ((tree.get("init") or {}).get("overrides") or {}).get("fusion") or {}
     encoder, told = dict(tree.get("encoder") or {}), tree["data"].get("modalities")
     if modality in encoder and "name" not in encoder:
         made["encoder"] = {modality: encoder[modality]}
     chosen = {modality: told[modality]} if isinstance(told, Mapping) else [modality]  # a csv's say what each is made of
-    data = {key: value for key, value in tree["data"].items() if key != "masks"} | {"modalities": chosen}
+    data = {**made["data"], "modalities": chosen}
     return made | {"fusion": {**options, "name": UNIMODAL}, "data": data, "init": {}}
 
 
@@ -156,8 +157,9 @@ class Baselines:
             self.own_unimodals[row, column] = tuple(name for name in names if name)
 
     def _make_concat(self, column: str, label: str, setting: Node, strategies: list[str]) -> None:
-        tree = configs.merge(setting, {"fusion": {"name": CONCAT}})
-        name = next((row for row in self.rows if self.trees.get((row, column)) == tree), None)
+        tree = configs.merge(_plain(setting), {"fusion": {"name": CONCAT}})
+        given = ((row, self.trees.get((row, column))) for row in self.rows)
+        name = next((row for row, own in given if own is not None and _plain(own) == tree), None)
         if name is None and CONCAT in self.wanted:
             name = self._add(_name(CONCAT, label), column, tree)
             keys = [_key(setting, modality) for modality in self._modalities[column]]
@@ -179,6 +181,15 @@ def _is(tree: Mapping[str, Any], fusion: str) -> bool:
     return bool((tree.get("fusion") or {}).get("name") == fusion)
 
 
+def _plain(tree: Mapping[str, Any]) -> Node:
+    """Return a config without what only some strategies can take: masks to predict, rates of their own parts."""
+    made, theirs = dict(tree), {"data": "masks", "optimizer": "parts"}
+    for node, key in theirs.items():
+        if node in made:
+            made[node] = {k: v for k, v in (made[node] or {}).items() if k != key}
+    return made
+
+
 def _name(baseline: str, label: str) -> str:
     """Return a baseline's name; it has no comma, which would part names on the command line."""
     return f"{baseline} with {label}" if label else baseline
@@ -193,6 +204,7 @@ def _on_all(tree: Mapping[str, Any], base: Mapping[str, Any]) -> Node:
 
 def _key(tree: Mapping[str, Any], modality: str = "") -> Key:
     """Return how a config is tuned, encoded and trained and on what data, or how one modality of it is."""
+    tree = _plain(tree)
     encoder, data = tree.get("encoder") or {}, dict(tree.get("data") or {})
     own = encoder.get(modality, encoder) if "name" not in encoder else encoder
     told = data.pop("modalities", None)  # a csv's say what each modality is made of

@@ -11,6 +11,7 @@ from fusionbench.errors import UserError, nearest
 from fusionbench.metrics import HEADLINE, PER_CLASS
 
 PARAMETERS = "parameters"
+Printed = float | tuple[float, float]
 
 
 def check_keys(where: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -55,15 +56,16 @@ def floats(where: str, key: str, value: object) -> float:
 
 def published_of(
     where: str, node: object, rows: Iterable[str], columns: Iterable[str], further: Iterable[str] = ()
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Printed]]]:
     """Return what a paper printed, checked against the names of rows and columns.
 
-    ``parameters`` may stand beside the columns; it is then kept with ``mean``. ``further`` are the strategies' scores.
+    ``parameters`` may stand beside the columns; it is then kept with ``mean``. A score may be a range ``[low, high]``,
+    where a paper prints but that. ``further`` are the strategies' scores.
     """
     if not isinstance(node, Mapping):
         raise UserError(f"{where}: 'published' must be {{row: {{column: {{metric: value}}}}}}, not {node!r}")
     check_keys(f"{where}: 'published'", node, rows)
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, Printed]]] = {}
     for row, printed in node.items():
         here = f"{where}: 'published' of row '{row}'"
         own: Node = dict(mapping(here, "published", printed))
@@ -74,15 +76,31 @@ def published_of(
     return found
 
 
-def _values(where: str, node: object, further: Iterable[str]) -> dict[str, float]:
+def _values(where: str, node: object, further: Iterable[str]) -> dict[str, Printed]:
     """Return printed values by metric; a class's metric is ``AP/<class>``, whose class only the data know."""
     values, known = mapping(where, "values", node), (*HEADLINE, *further, PARAMETERS)
-    for name, value in values.items():
+    for name in values:
         if name not in known and name.partition("/")[0] not in PER_CLASS:
             raise UserError(f"{where} has an unknown metric '{name}'{nearest(name, known)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"{where}: '{name}' must be a number, not {value!r}")
-        if name != PARAMETERS and not 0 <= value <= 1:
-            meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ""
-            raise UserError(f"{where}: '{name}' must be a fraction from 0 to 1, not {value:g}{meant}")
-    return {name: float(value) for name, value in values.items()}
+    return {name: _printed(f"{where}: '{name}'", value, name == PARAMETERS) for name, value in values.items()}
+
+
+def _printed(where: str, value: object, count: bool) -> Printed:
+    """Return a printed number, or the two ends of a range."""
+    if not isinstance(value, list):
+        return _number(where, value, count)
+    if count or len(value) != 2:
+        raise UserError(f"{where} must be a number{'' if count else ' or a range [low, high]'}, not {value!r}")
+    low, high = (_number(where, end, count) for end in value)
+    if low > high:
+        raise UserError(f"{where} must be a range [low, high], not {value!r}")
+    return low, high
+
+
+def _number(where: str, value: object, count: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where} must be a number, not {value!r}")
+    if not count and not 0 <= value <= 1:
+        meant = f"; did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+        raise UserError(f"{where} must be a fraction from 0 to 1, not {value:g}{meant}")
+    return float(value)

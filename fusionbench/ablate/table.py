@@ -17,7 +17,7 @@ from typing import Any
 from fusionbench import config as configs
 from fusionbench import registry
 from fusionbench.ablate.baselines import CONCAT, UNIMODAL, Baselines
-from fusionbench.ablate.keys import check_keys, floats, mapping, names, numbers, published_of
+from fusionbench.ablate.keys import Printed, check_keys, floats, mapping, names, numbers, published_of
 from fusionbench.config import Config, Node
 from fusionbench.errors import UserError, nearest
 from fusionbench.metrics import ANSWERS, HEADLINE, check_metric
@@ -44,8 +44,8 @@ class Table:
         columns: The columns' names.
         rows: The rows' names, the baselines that were added first.
         means: Named means over some columns, or over means before them, as a paper prints them.
-        published: What the paper printed, by row, then by column, mean or ``"mean"``, then by metric; ``parameters``
-            is a count.
+        published: What the paper printed, by row, then by column, mean or ``"mean"``, then by metric, a number or the
+            two ends of a range; ``parameters`` is a count.
         own_unimodals: For each strategy and column the rows of its modalities alone, tuned and encoded as it is.
         own_concat: For each strategy and column the row of plain concatenation that is tuned and encoded as it is.
         trees: Each row and column's merged config, overrides included, before the seed; a row that is not in a
@@ -62,7 +62,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[str, ...]
     means: Mapping[str, tuple[str, ...]]
-    published: Mapping[str, Mapping[str, Mapping[str, float]]]
+    published: Mapping[str, Mapping[str, Mapping[str, Printed]]]
     own_unimodals: Mapping[tuple[str, str], tuple[str, ...]]
     own_concat: Mapping[tuple[str, str], str]
     trees: Mapping[tuple[str, str], Node]

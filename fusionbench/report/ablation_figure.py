@@ -50,7 +50,8 @@ def _panel(axes: Axes, table: AblationTable, results: Results, scores: pd.DataFr
         if len(seeds) > 1:
             axes.plot(list(seeds.values()), [place] * len(seeds), ".", color=GREY, markersize=4, zorder=2.5)
         axes.plot(line["mean"], place, "D" if row in few else "o", color=colour(0), markersize=6, zorder=3)
-        axes.plot(line["published"], place, "o", mfc="none", mec=colour(1), markersize=8, mew=1.5, zorder=4)
+        ends = [line["published"], line["published_high"]]
+        axes.plot(ends, [place, place], "o-", color=colour(1), mfc="none", markersize=8, mew=1.5, zorder=4)
     if own[["mean", "published"]].isna().all(axis=None):
         axes.text(0.5, 0.5, "no result", transform=axes.transAxes, ha="center", color=GREY)
         axes.set_xticks([])

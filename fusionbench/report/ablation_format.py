@@ -15,6 +15,12 @@ def fraction(value: float) -> str:
     return HOLE if math.isnan(value) else f"{value:.3f}"
 
 
+def printed(own: pd.DataFrame) -> list[str]:
+    """Return what papers print of some rows' scores, ``0.940``, or ``0.370 to 0.780`` where that is a range."""
+    ends = zip(own["published"], own["published_high"], strict=True)
+    return [fraction(low) + ("" if math.isnan(high) else f" to {high:.3f}") for low, high in ends]
+
+
 def spread(mean: float, sd: float) -> str:
     """Return ``0.824 ± 0.011``, mean and standard deviation between seeds; with one seed the score alone."""
     return fraction(mean) if math.isnan(mean) or math.isnan(sd) else f"{mean:.3f} ± {sd:.3f}"

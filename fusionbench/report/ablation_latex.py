@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping
 
 import pandas as pd
 
-from fusionbench.report.ablation_format import figure, fraction, interval, parameters, spread
+from fusionbench.report.ablation_format import figure, interval, parameters, printed, spread
 from fusionbench.report.ablation_scores import marked_rows, part, sized_columns
 from fusionbench.report.ablation_table import AblationTable
 from fusionbench.report.tables import HOLE
@@ -52,7 +52,7 @@ def _cells(table: AblationTable, scores: pd.DataFrame, rows: tuple[str, ...]) ->
             lines = zip(rows, own.to_dict("records"), strict=True)
             made[title, _OURS] = [_score(line, several) + (FEWER if row in few else "") for row, line in lines]
             if own["published"].notna().any():
-                made[title, _PUBLISHED] = [fraction(value) for value in own["published"]]
+                made[title, _PUBLISHED] = printed(own)
     sized = sized_columns(table, scores)
     for column in sized:
         own = part(scores, rows, column, table.metric)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from fusionbench.metrics import LOWER_IS_BETTER
 from fusionbench.report.ablation_comparisons import ColumnVerdicts
-from fusionbench.report.ablation_format import Footnotes, figure, fraction, interval, markdown, parameters, spread
+from fusionbench.report.ablation_format import Footnotes, figure, interval, markdown, parameters, printed, spread
 from fusionbench.report.ablation_results import Results, size
 from fusionbench.report.ablation_scores import part, scores_by_seed, sized_columns
 from fusionbench.report.ablation_table import MEAN, AblationTable
@@ -67,7 +67,7 @@ def _wide(table: AblationTable, results: Results, scores: pd.DataFrame, metric: 
             text + _hole_marks(table, results, row, column, notes) for row, text in zip(table.rows, shown, strict=True)
         ]
         if own["published"].notna().any():
-            lines[f"{column}, published"] = [fraction(value) for value in own["published"]]
+            lines[f"{column}, published"] = printed(own)
     return markdown(pd.DataFrame(lines))
 
 
@@ -84,7 +84,7 @@ def _detail(table: AblationTable, results: Results, scores: pd.DataFrame, column
         cells = zip(shown, bounds, marks, strict=True)
         lines[heading(metric)] = [f"{score} {bound}".rstrip() + mark for score, bound, mark in cells]
         if own["published"].notna().any():
-            lines[f"{metric}, published"] = [fraction(value) for value in own["published"]]
+            lines[f"{metric}, published"] = printed(own)
     own = part(scores, rows, column, table.metric)
     lines |= _parameter_columns(own)
     lines["total"] = [parameters(count) for count in own["total"]]

@@ -24,7 +24,8 @@ def long_form(table: AblationTable, results: Results, verdicts: Mapping[str, Col
 
     Columns: ``row, column, metric, mean``; ``sd`` between seeds (n - 1; nan with one); ``low, high`` (95 %; nan for a
     mean of columns); ``seeds``; ``cases``, and ``all_cases``, the most that a row of the column saw (nan for a mean);
-    ``trainable, total, gflops, published, published_parameters, fingerprints``. A hole is nan.
+    ``trainable, total, gflops, published, published_high`` (the other end, where a range is published),
+    ``published_parameters, fingerprints``. A hole is nan.
     """
     records = []
     for column in table.columns:
@@ -95,8 +96,7 @@ def _record(
         "cases": seen[0] if runs else math.nan,
         "all_cases": seen[1],
         **{name: cost(runs, name) for name in _COSTS},
-        "published": table.published_value(row, column, metric),
-        "published_parameters": table.published_value(row, column, "parameters"),
+        **_published(table, row, column, metric),
         "fingerprints": " ".join(run.cell.fingerprint for run in runs),
     }
 
@@ -113,10 +113,17 @@ def _mean_record(table: AblationTable, results: Results, row: str, name: str, me
         "cases": math.nan,
         "all_cases": math.nan,
         **{what: _mean_cost(table, name, known) for what, known in costs.items()},
-        "published": table.published_value(row, name, metric),
-        "published_parameters": table.published_value(row, name, "parameters"),
+        **_published(table, row, name, metric),
         "fingerprints": "",
     }
+
+
+def _published(table: AblationTable, row: str, column: str, metric: str) -> dict[str, object]:
+    """Return what the paper printed, of a range both ends."""
+    printed = table.published_value(row, column, metric)
+    low, high = printed if isinstance(printed, tuple) else (printed, math.nan)
+    count = table.published_value(row, column, "parameters")
+    return {"published": low, "published_high": high, "published_parameters": count}
 
 
 def _mean_cost(table: AblationTable, name: str, of: Mapping[str, float]) -> float:

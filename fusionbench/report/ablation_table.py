@@ -10,7 +10,8 @@ from typing import Literal
 from fusionbench.metrics import HEADLINE
 
 Status = Literal["finished", "failed", "skipped", "missing"]
-Published = Mapping[str, Mapping[str, float] | float]
+Printed = float | tuple[float, float]
+Published = Mapping[str, Mapping[str, Printed] | float]
 MEAN = "MEAN"
 
 
@@ -104,11 +105,14 @@ class AblationTable:
         planned = {cell.row for cell in self.cells if cell.column == column}
         return tuple(row for row in self.rows if row in planned or column in self.published.get(row, {}))
 
-    def published_value(self, row: str, column: str, name: str) -> float:
-        """Return the metric, or the "parameters", that the paper printed for a row and column; nan if it did not."""
+    def published_value(self, row: str, column: str, name: str) -> Printed:
+        """Return the metric, or the "parameters", that the paper printed for a row and column; nan if it did not.
+
+        Of some scores papers print but a range; that is its two ends.
+        """
         printed = self.published.get(row, {})
         values = printed.get("mean" if column == MEAN and column not in self.means else column, {})
         if isinstance(values, Mapping) and name in values:
-            return float(values[name])
+            return values[name]
         overall = printed.get(name)
         return math.nan if overall is None or isinstance(overall, Mapping) else float(overall)

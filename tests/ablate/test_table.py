@@ -154,6 +154,8 @@ MISTAKES = {
     "published column": ({"published": {"mean": {"cvs": {"mAP": 1}}}}, "unknown key 'cvs'; did you mean 'csv'"),
     "published metric": ({"published": {"mean": {"csv": {"mAP5": 1}}}}, "unknown metric 'mAP5'; did you mean 'mAP'"),
     "published value": ({"published": {"mean": {"csv": {"mAP": "high"}}}}, "'mAP' must be a number"),
+    "published range": ({"published": {"mean": {"csv": {"mAP": [0.8, 0.3]}}}}, "'mAP' must be a range [low, high]"),
+    "published three": ({"published": {"mean": {"csv": {"mAP": [0.1, 0.2, 0.3]}}}}, "a number or a range [low, high]"),
     "published percent": ({"published": {"mean": {"csv": {"mAP": 91}}}}, "0 to 1, not 91; did you mean 0.91?"),
     "mean": ({"means": {"all": ["cvs"]}}, "unknown column 'cvs'; did you mean 'csv'"),
     "mean's name": ({"means": {"csv": ["csv"]}}, "'csv' is both a column and a mean"),
@@ -195,3 +197,18 @@ def test_reading_a_table_needs_no_torch(folder):
 def test_a_modality_alone_reads_no_masks():
     tree = {"data": {"name": "lidc", "modalities": ["shape", "ratings"], "masks": ["nodule"]}, "encoder": {}}
     assert alone(tree, "ratings")["data"] == {"name": "lidc", "modalities": ["ratings"]}
+
+
+def test_masks_and_rates_of_a_strategys_own_parts_ask_for_no_baselines_of_their_own(folder):
+    own = {"fusion": {"name": "mdf"}, "data": {"masks": ["spots"]}, "optimizer": {"parts": {"unet": 0.1}}}
+    table = read(write_table(folder, baselines=None, rows={"EI": EI, "mdf": own}))
+    assert table.rows == ("age alone", "sex alone", "concat", "EI", "mdf")
+    assert set(table.own_concat.values()) == {"concat"}
+    for row in ("age alone", "concat"):
+        config = table.config(row, "csv", 0)
+        assert ("masks" in config.data, "parts" in config.optimizer) == (False, False)
+
+
+def test_of_some_scores_papers_print_a_range(folder):
+    printed = {"mean": {"csv": {"mAP": [0.37, 0.78]}}}
+    assert read(write_table(folder, published=printed)).published["mean"]["csv"] == {"mAP": (0.37, 0.78)}

@@ -82,6 +82,17 @@ def test_mean_over_columns_goes_seed_by_seed(scores):
     assert line(scores[2], "EI #1", "MMC|CLIP")["sd"] == pytest.approx(0.1)
 
 
+def test_a_published_range_shows_both_ends(scores):
+    printed = {"DynMM_soft": {"MMC|CLIP": {"mAP": (0.37, 0.78)}}}
+    table, found = dataclasses.replace(scores[0], published=printed), scores[1]
+    frame = long_form(table, found, SILENT)
+    own = line(frame, "DynMM_soft", "MMC|CLIP")
+    assert (own["published"], own["published_high"]) == (0.37, 0.78)
+    assert " 0.370 to 0.780 |" in report(table, found, SILENT, frame)
+    assert "0.370 to 0.780" in latex(table, frame)
+    assert draw(table, found, frame).startswith(b"\x89PNG")
+
+
 def test_row_without_a_column_has_no_mean(scores):
     own = line(scores[2], "DynMM_soft", MEAN)
     assert math.isnan(own["mean"])
