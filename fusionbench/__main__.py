@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
+from fusionbench import world
 from fusionbench.arguments import parser
 from fusionbench.errors import UserError
+from fusionbench.launch.failures import RankError, is_echo, kinds
 from fusionbench.signals import terminable
 
 _ABLATE = ("--all", "--rows", "--seeds", "--parallel", "--results", "--launcher", "--slurm")
@@ -19,6 +21,7 @@ _TAKE_A_VALUE = (
     *("--config", "--csv", "--out", "--folder", "--split", "--port", "--table", "--diagram", "--checkpoint"),
     *(*_ABLATE, *_PLAN, *_PREPARE),
 )
+_THE_WORLDS = {"OSError", "MlflowException", "OutOfMemoryError"}  # errors that are no fault of the program
 _ADVICE = {
     "fit": "; 'fusionbench fit --resume' goes on from the last finished epoch",
     "ablate": "; the same command again goes on where it was stopped",
@@ -39,10 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Exception as error:
-        if options.traceback or not _is_the_worlds(error):
+        if options.traceback:
             raise
-        print(f"error: {_first_line(error)}; see all of it with 'fusionbench --traceback ...'", file=sys.stderr)
-        return 2
+        return _tell(error)
     except KeyboardInterrupt:
         print(f"interrupted{_ADVICE.get(options.command, '')}", file=sys.stderr)
         return 130
@@ -55,9 +57,27 @@ def _one_line(
     return f"warning: {message}\n"
 
 
-def _is_the_worlds(error: Exception) -> bool:
-    """Say whether an error is the disk's, a tracking server's or a device's, and so not a fault of the program."""
-    return isinstance(error, OSError) or type(error).__name__ in ("MlflowException", "OutOfMemoryError")
+def _tell(error: Exception) -> int:
+    """Say what is no user's mistake, and return the status; raise what is a fault of this process's program.
+
+    One sentence tells of the disk, a tracking server or a device, of a process that was killed, and, in a process that
+    torchrun started beside rank 0, of the others' end.
+    """
+    if isinstance(error, RankError) and not error.kinds:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    sentence = f"{_first_line(error)}; see all of it with 'fusionbench --traceback ...'"
+    if not _THE_WORLDS.isdisjoint(kinds(error)):
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
+    if isinstance(error, RankError):
+        print(f"{error.trace}error: {_first_line(error)}", file=sys.stderr)
+        return 1
+    own = world.current()
+    if own.leads or not is_echo(error):
+        raise error
+    print(f"error: process {own.rank} of {own.size} has lost another, which says why: {sentence}", file=sys.stderr)
+    return 1
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,18 @@ from fusionbench import registry
 from fusionbench.adapt.base import Adaptation
 from fusionbench.adapt.views import EncoderPool
 from fusionbench.config import Config, Node, data_options, optimizer_options
-from fusionbench.data.base import make_dataset
+from fusionbench.data.base import Dataset, make_dataset
 from fusionbench.data.module import FusionData, choose_modalities
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, nearest
+from fusionbench.fusion.answers import answering_of
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
 from fusionbench.registry import Component
 from fusionbench.task import FusionTask
 from fusionbench.types import ModalitySpec, Problem, Tokenizer
+
+_LONGEST = 100  # characters of a class name, which is part of the names of metrics
 
 
 def data(config: Config, fitted: Mapping[str, Any] | None = None) -> FusionData:
@@ -35,7 +38,7 @@ def data(config: Config, fitted: Mapping[str, Any] | None = None) -> FusionData:
     """
     source = make_dataset(config.data)
     if fitted is None:
-        check_modality_names(config, source.modalities)
+        check_modality_names(config, source)
     options = {k: v for k, v in config.data.items() if k in data_options() and k != "root"}
     specs = choose_modalities(source, options.get("modalities"))
     nodes = encoder_nodes(config, specs)
@@ -47,6 +50,7 @@ def data(config: Config, fitted: Mapping[str, Any] | None = None) -> FusionData:
             tokenizers[name] = kind.load_tokenizer(_options(nodes[name]))
     made = FusionData(source, tokenizers, config.seed, fitted, **options)
     check_complete(config, made.problem)
+    check_class_names(made.problem.classes)
     return made
 
 
@@ -57,7 +61,7 @@ def check_data(config: Config, made: FusionData) -> None:
         UserError: Data and config do not go together.
     """
     specs = made.problem.modalities
-    check_modality_names(config, made.dataset.modalities)
+    check_modality_names(config, made.dataset)
     check_strategy(config, specs, encoder_nodes(config, specs))
     check_complete(config, made.problem)
 
@@ -71,6 +75,20 @@ def check_complete(config: Config, problem: Problem) -> None:
     component = registry.describe("fusion", config.fusion["name"])
     if component.constants.get("needs_all") and not problem.complete and len(problem.modalities) > 1:
         raise UserError(f"fusion '{component.name}' needs every modality of every case, but some are missing")
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuse class names that are too long for the names of metrics.
+
+    Raises:
+        UserError: Says which.
+    """
+    for name in names:
+        if len(name) > _LONGEST:
+            raise UserError(
+                f"the class name '{name[:40]}...' has {len(name)} characters, at most {_LONGEST} can be tracked (and 32"
+                " tokens where a language model answers by it): shorten it"
+            )
 
 
 def encoder_nodes(config: Config, specs: Mapping[str, ModalitySpec]) -> dict[str, Node]:
@@ -103,15 +121,17 @@ def _kinds(encoder: str) -> tuple[str, ...]:
     return tuple(registry.describe("encoder", encoder).constants.get("kinds", ("image", "slices")))
 
 
-def check_modality_names(config: Config, offered: Mapping[str, ModalitySpec]) -> None:
+def check_modality_names(config: Config, dataset: Dataset) -> None:
     """Refuse encoder nodes of modalities that the dataset does not have.
 
     Raises:
-        UserError: Names the nearest modality.
+        UserError: Names the nearest modality, or says why the dataset lacks it.
     """
+    offered = dataset.modalities
     for name in set(config.encoder) - {"*"}:
         if name not in offered:
-            raise UserError(f"the config has an encoder for '{name}', which the dataset lacks{nearest(name, offered)}")
+            hint = f": {dataset.lacking[name]}" if name in dataset.lacking else nearest(name, offered)
+            raise UserError(f"the config has an encoder for '{name}', which the dataset lacks{hint}")
 
 
 def check_strategy(config: Config, specs: Mapping[str, ModalitySpec], nodes: Mapping[str, Node]) -> None:
@@ -186,7 +206,11 @@ def _options(node: Node) -> Node:
 
 
 def strategy(config: Config, problem: Problem) -> Strategy:
-    """Build the strategy with its encoders; weights are loaded here, what is random depends on the seed alone."""
+    """Build the strategy with its encoders; weights are loaded here, what is random depends on the seed alone.
+
+    Raises:
+        UserError: Its options, its encoders' or those of the loss do not go together.
+    """
     nodes = encoder_nodes(config, problem.modalities)
     kinds: dict[str, tuple[type[Encoder], Node]] = {
         name: (registry.describe("encoder", node["name"]).load(), _encoder_options(config, node))
@@ -196,13 +220,37 @@ def strategy(config: Config, problem: Problem) -> Strategy:
     pool = EncoderPool(problem.modalities, kinds, method, config.seed)
     torch.manual_seed(config.seed)
     made: Strategy = registry.describe("fusion", config.fusion["name"]).load()(problem, pool, **_options(config.fusion))
+    if config.task.label_smoothing and answering_of(made) is not None:
+        raise UserError(
+            f"task.label_smoothing is {config.task.label_smoothing}, but fusion '{config.fusion['name']}' answers in "
+            "words, whose loss is that of the true answer alone; set task.label_smoothing=0"
+        )
     return made
 
 
 def _encoder_options(config: Config, node: Node) -> Node:
-    """Return an encoder's options, ``trainer.checkpointing`` among them if it can recompute layers."""
-    can = "checkpointing" in registry.describe("encoder", node["name"]).options
-    return {**_options(node), **({"checkpointing": True} if can and config.trainer.checkpointing else {})}
+    """Return an encoder's options, with what others determine if it has such an option.
+
+    These are ``trainer.checkpointing``, and what the data normalise pictures by.
+    """
+    known, own = registry.describe("encoder", node["name"]).options, _options(node)
+    if "checkpointing" in known and config.trainer.checkpointing:
+        own["checkpointing"] = True
+    if "normalize" in known:
+        own["normalize"] = _normalize(config, own.get("normalize"))
+    return own
+
+
+def _normalize(config: Config, stated: object) -> object:
+    """Return what the data normalise pictures by, which an encoder may state too."""
+    default = registry.signature("fusionbench.data.transforms", "ImageTransform")["normalize"].default
+    given = (config.data.get("transforms") or {}).get("normalize", default)
+    if stated not in (None, given):
+        raise UserError(
+            f"an encoder's 'normalize' is {stated}, but data.transforms.normalize is {given}: leave out the encoder's, "
+            "which is the data's then"
+        )
+    return given
 
 
 def task(config: Config, source: FusionData, prepare: Callable[[Strategy], None] | None = None) -> FusionTask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from fusionbench.adapt import feature_store
 from fusionbench.adapt.feature_table import MOST_BYTES, FeatureTable, TooLarge
 from fusionbench.adapt.views import Views
 from fusionbench.data.module import FusionData
+from fusionbench.errors import UserError
 from fusionbench.layers import sharded
 from fusionbench.task import FusionTask
 from fusionbench.tracking import TrackedRun
@@ -46,6 +48,31 @@ class StopAgain(L.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience:
                 trainer.should_stop = True
+
+
+class Monitored(L.Callback):
+    """Ends a run whose monitored score is not there after its first epoch: no epoch could be told to be the best.
+
+    Args:
+        monitor: Name of the validation metric, without ``val/``.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor, self._found = monitor, False
+
+    def on_train_epoch_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Look for it once.
+
+        Raises:
+            UserError: It was not logged, or is not a number.
+        """
+        value = float(trainer.callback_metrics.get(f"val/{self.monitor}", math.nan))
+        if math.isnan(value) and not self._found:
+            raise UserError(
+                f"trainer.monitor is {self.monitor}, but no validation case has that score, so the best epoch cannot "
+                "be told; set trainer.monitor to another metric, or add validation cases that have it"
+            )
+        self._found = True
 
 
 class OwnSignals(L.Callback):

@@ -18,7 +18,7 @@ from typing import Any
 
 from fusionbench import registry
 from fusionbench.errors import UserError, nearest
-from fusionbench.metrics import check_metric
+from fusionbench.metrics import ANSWERS, check_metric
 from fusionbench.sections import InitOptions, TaskOptions, TextOptions, TrackingOptions, TrainerOptions, form
 
 Node = dict[str, Any]
@@ -177,9 +177,25 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         values[key] = check_node(key, key, values[key])
     values["seed"] = _typed("seed", "int", values.get("seed", 0))
     config = Config(**values)
-    scores = registry.describe("fusion", config.fusion["name"]).constants.get("score_names", ())
-    check_metric(config.trainer.monitor, further=scores)
+    _check_monitor(config)
     return config
+
+
+def _check_monitor(config: Config) -> None:
+    """Refuse to monitor what validation does not score.
+
+    Raises:
+        UserError: There is no such metric, or answers are to be monitored and none are written.
+    """
+    fusion, monitor = registry.describe("fusion", config.fusion["name"]), config.trainer.monitor
+    writes = config.fusion.get("decode") == "generate"
+    if monitor in ANSWERS and not writes:
+        remedy = "set fusion.decode=generate" if "decode" in fusion.options else "choose one that does, such as mllm"
+        raise UserError(
+            f"trainer.monitor is '{monitor}', but fusion '{fusion.name}' as it is set writes no answers; {remedy}"
+        )
+    scores: tuple[str, ...] = fusion.constants.get("score_names", ())
+    check_metric(monitor, further=(*scores, *(ANSWERS if writes else ())))
 
 
 def resolve(tree: Mapping[str, Any]) -> Node:

@@ -37,6 +37,21 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
+def link(path: Path, other: Path) -> bool:
+    """Give a file a second name, at once in place of what had that name; say whether the disk could."""
+    other.parent.mkdir(parents=True, exist_ok=True)
+    temporary = other.with_name(f".{other.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+        temporary.replace(other)
+    except OSError:  # another disk, or one without such names
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)  # still there where both were the same file already
+    return True
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
     """Write a safetensors file the same way, out of the tensors' own memory; return its path.
 

@@ -18,6 +18,8 @@ from fusionbench.layers.flops import count_flops
 from fusionbench.task import FusionTask, Rows
 from fusionbench.types import Batch, Output, Split
 
+ANSWER_COLUMNS = ("answer", "answer_named", "answer_text")
+
 
 def rows(trainer: L.Trainer, task: FusionTask, source: FusionData, split: Split | None) -> Rows:
     """Run the strategy over a split, or over all cases, and return each case's outputs once, sorted by case id."""
@@ -56,7 +58,8 @@ def run_case(task: FusionTask, case: Batch) -> Output:
 def predictions(task: FusionTask, values: Rows, split: str) -> pd.DataFrame:
     """Return the table that reports read: ids, target, probabilities of the fused output and of every branch.
 
-    Further scores of the strategy are ``score.<name>``, the class that an answer in words names is ``answer``.
+    Further scores of the strategy are ``score.<name>``. An answer in words is ``answer_text``, the classes that it
+    names ``answer_named``, the index of the one ``answer``, -1 where these are none or several.
 
     Args:
         task: Knows classes and modalities.
@@ -80,7 +83,7 @@ def predictions(task: FusionTask, values: Rows, split: str) -> pd.DataFrame:
         table[f"present.{modality}"] = [row[m] for row in values["present"]]
         if "weights" in values:
             table[f"weight.{modality}"] = [row[m] for row in values["weights"]]
-    further = [name for name in values if name == "answer" or name.startswith("score.")]
+    further = [name for name in values if name in ANSWER_COLUMNS or name.startswith("score.")]
     return table.assign(**{name: values[name] for name in further})
 
 

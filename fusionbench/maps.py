@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fusionbench.data.module import FusionData
 from fusionbench.data.transforms import ImageTransform
 from fusionbench.files import write_bytes
 from fusionbench.fusion.answers import unwritten
+from fusionbench.fusion.base import Strategy
 from fusionbench.inference import run_case
 from fusionbench.task import FusionTask
 from fusionbench.types import Batch
@@ -124,7 +126,7 @@ def _shown_modality(source: FusionData) -> str | None:
 
 def _maps(task: FusionTask, case: Batch) -> Arrays:
     """Run the strategy on one case and return its maps, each without the axis of cases, and the true masks."""
-    with unwritten(task.strategy):  # what an answer says is in the table of predictions
+    with unwritten(task.strategy), _drawing(task.strategy):  # what an answer says is in the table of predictions
         maps = run_case(task, case).maps
     arrays: Arrays = {}
     for name, values in maps.items():
@@ -137,6 +139,16 @@ def _maps(task: FusionTask, case: Batch) -> Arrays:
             arrays[f"true/{name}"] = case.extras[name][0, 0].numpy() > 0.5
             arrays[f"known/{name}"] = case.extras[f"{name}/present"][0].numpy()
     return arrays
+
+
+@contextmanager
+def _drawing(strategy: Strategy) -> Iterator[None]:
+    """Have a strategy make the maps that it makes for pictures alone."""
+    strategy.draws = True
+    try:
+        yield
+    finally:
+        strategy.draws = False
 
 
 def _unnormalised(source: FusionData, cases: Cases) -> Cases:

@@ -83,11 +83,11 @@ def answer_values(answers: Array, target: Array) -> dict[str, Array]:
     """Return what the answers in words come to, (N,) bool each, of which the share is reported.
 
     Args:
-        answers: (N,) int64, tensor or array: the class that each answer names, -1 (wrong) where it names none.
+        answers: (N,) int64, tensor or array: the class that each answer names, -1 (wrong) where none or several.
         target: (N,) int64, or (N, K) when multi-label, where one named class is neither right nor wrong.
 
     Returns:
-        ``answer_accuracy``, unless multi-label, and ``answer_none``, the share that names no class.
+        ``answer_accuracy``, unless multi-label, and ``answer_none``, the share that names no single class.
     """
     none = {"answer_none": answers < 0}
     return none if target.ndim > 1 else {"answer_accuracy": answers == target, **none}

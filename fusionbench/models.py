@@ -47,7 +47,7 @@ class ModelFiles:
 def save(
     folder: Path, strategy: Strategy, config: Config, fitted: dict[str, Any], base: str, write: bool = True
 ) -> None:
-    """Write a model folder: the trained tensors, each adapter set by itself, config and what else it needs.
+    """Write a model folder: the trained tensors, each adapter set by itself too, config and what else it needs.
 
     Where processes hold parts, all of them call this; what is trained comes together in the main memory of the one that
     writes, parameter by parameter.

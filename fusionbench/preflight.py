@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ from fusionbench import build, world
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.distributed.checks import check as check_devices
+from fusionbench.distributed.checks import held_bytes
 from fusionbench.errors import UserError, nearest
 from fusionbench.fusion.answers import Answering
 from fusionbench.fusion.base import Strategy
@@ -27,7 +28,8 @@ def check(config: Config, source: FusionData) -> None:
 
     Raises:
         UserError: An option that only their constructors can judge, a device that is not there, texts that an encoder
-            has no positions for, class names that cannot be tracked, or stage-1 runs that are needed and not asked for.
+            has no positions for, class names that cannot be tracked, masks or scores that the data do not
+            have, or stage-1 runs that are needed and not asked for.
     """
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator is gpu, but torch finds none here; use auto or cpu")
@@ -38,6 +40,8 @@ def check(config: Config, source: FusionData) -> None:
         made = build.strategy(config, source.problem)
     parameter_groups(made.parameters(), made.parts(), parts=config.optimizer.get("parts"))
     _check_devices(config, source, made)
+    _check_mask(made, source)
+    _check_scores(config, made, source)
     task = build.task(config, source)
     with one_sentence("optimizer or scheduler"):
         optimizer = task.make_optimizer(iter([nn.Parameter(torch.zeros(1))]))
@@ -49,7 +53,7 @@ def check(config: Config, source: FusionData) -> None:
 
 def _check_devices(config: Config, source: FusionData, made: Strategy) -> None:
     """Refuse devices that are not there, a batch that they cannot share, and offload without space."""
-    held = sum(p.numel() * p.element_size() for p in made.parameters())
+    held = held_bytes(config.trainer, made.parameters())
     trained = sum(p.numel() for p in made.parameters() if p.requires_grad)
     check_devices(config.trainer, source.batch_size, trained, held, world.current().size)
 
@@ -74,6 +78,52 @@ def _check_classes(classes: tuple[str, ...]) -> None:
                 f"the class name '{label[:100]}' cannot be tracked (or not told from another): rename it, with letters "
                 "or digits that no other class has in this order"
             )
+
+
+def _check_mask(made: Strategy, source: FusionData) -> None:
+    """Refuse a mask that is not read, or that no training case has."""
+    name, read = getattr(made, "mask", None), source.data.masks
+    if name is None:
+        return
+    if name not in read:
+        raise UserError(f"'fusion.mask' is '{name}', {_unread(name, read, source.dataset.masks)}")
+    if not _with_mask(source, name, "train"):
+        raise UserError(
+            f"no training case has the mask '{name}', which fusion.mask is to learn: check its files, or set "
+            "fusion.mask=null and segment=false of the U-Net"
+        )
+
+
+def _unread(name: str, read: Collection[str], offered: Collection[str]) -> str:
+    """Say why a mask is not read, and what to do."""
+    if name in offered:
+        named = f"data.masks names {', '.join(read)} alone" if read else "data.masks names none"
+        return f"but {named}: set data.masks=[{', '.join([*read, name])}]"
+    if not offered:
+        return "but the data have no masks: set fusion.mask=null and segment=false of the U-Net"
+    return f"but data.masks has none of that name{nearest(name, offered)}"
+
+
+def _check_scores(config: Config, made: Strategy, source: FusionData) -> None:
+    """Refuse to select or to stop by a score of masks that no validation case will have."""
+    options, mask = config.trainer, getattr(made, "mask", None)
+    asked = {options.monitor: f"trainer.monitor is {options.monitor}"}
+    if options.stop == "per_part":
+        trained = {part for part, members in made.parts().items() if members}
+        own = {metric: part for part, metric in made.part_metrics.items() if part in trained}
+        asked |= {metric: f"trainer.stop is per_part and judges '{part}' by {metric}" for metric, part in own.items()}
+    for why in (asked[name] for name in made.score_names if name in asked and hasattr(made, "mask")):
+        remedy = f"set trainer.{'stop=whole' if 'per_part' in why else 'monitor=mAP'}"
+        if mask is None:
+            raise UserError(f"{why}, but fusion.mask is null, so nothing has that score: {remedy}, or name a mask")
+        if not _with_mask(source, mask, "val"):
+            raise UserError(f"{why}, but no validation case has the mask '{mask}': {remedy}, or add such masks")
+
+
+def _with_mask(source: FusionData, name: str, split: str) -> int:
+    """Return how many cases of a split have a mask."""
+    items, splits = source.data.masks[name].items, source.table["split"]
+    return sum(bool(item) and own == split for item, own in zip(items, splits, strict=True))
 
 
 def _check_texts(made: Strategy, source: FusionData) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from fusionbench import build, preflight, provenance
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.data.texts import unread
+from fusionbench.distributed.checkpoints import check_resume
 from fusionbench.encoders import fallback
 from fusionbench.errors import UserError
 from fusionbench.fingerprint import fingerprint
@@ -34,6 +37,7 @@ from fusionbench.train_and_test import Outcome, train_and_test
 from fusionbench.world import World
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass
@@ -155,23 +159,30 @@ def _fit(session: Session, config: Config, source: FusionData) -> list[Result]:
         if name in config.init.runs:
             states[name] = unimodal_state(session.store.open(config.init.runs[name]), name)
         else:
-            states[name], ended[name] = _fit_alone(session, stage_one_config(config, name), name, "stage 1")
+            own, read = stage_one_config(config, name), partial(unimodal_state, modality=name)
+            states[name], ended[name] = _fit_alone(session, own, name, "stage 1", read)
     texts = text_only_configs(config, source)
     for name in (name for name in texts if name not in ended):
-        _, ended[name] = _fit_alone(session, texts[name], name, "text only")
+        _, ended[name] = _fit_alone(session, texts[name], name, "text only", _leave)
     alone = Alone(states, {name: ended[name] for name in texts})
     of = config.fusion["name"] if session.prefixed and ended else ""
     session.results.append(_fit_one(session, config, source, alone, of))
     return session.results
 
 
-def _fit_alone(session: Session, own: Config, modality: str, why: str) -> tuple[UnimodalState, Result]:
-    """Return the end of one modality's own run, of one that is there already or a new one."""
+def _leave(run: TrackedRun) -> None:
+    """Leave a model where it is, since a text alone hands nothing on and may be a language model of many gigabytes."""
+
+
+def _fit_alone(
+    session: Session, own: Config, modality: str, why: str, read: Callable[[TrackedRun], T]
+) -> tuple[T, Result]:
+    """Return what is read of one modality's own run, and its end, of one that is there already or a new one."""
     source = session.source(own)
     found = session.store.find_finished(fingerprint(own, source, {}), needed(own))
     if found is not None:
         try:
-            state = unimodal_state(found, modality)
+            state = read(found)
         except UserError as error:
             session.say(f"note: {error}; training '{modality}' anew")
         else:
@@ -180,7 +191,7 @@ def _fit_alone(session: Session, own: Config, modality: str, why: str) -> tuple[
             return state, session.results[-1]
     session.say(f"{why}, {modality}: training it alone")
     session.results.append(_fit_one(session, own, source, Alone(), f"{why}, {modality}"))
-    return unimodal_state(session.store.open(session.results[-1].run_id), modality), session.results[-1]
+    return read(session.store.open(session.results[-1].run_id)), session.results[-1]
 
 
 def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone, of: str) -> Result:
@@ -197,6 +208,8 @@ def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone,
             session.told = True
     if run is not None:
         run.lock()
+        if run.phase == "fit":
+            check_resume(run.folder / "checkpoints" / "last.ckpt", config.trainer)  # else it would count as failed
         run.resume()
         session.say(f"going on with run {run.run_id}")
         session.told = True

@@ -11,6 +11,7 @@ import pandas as pd
 
 from fusionbench import config as configs
 from fusionbench import models
+from fusionbench.adapt.views import trained_base
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.data.splits import SPLITS
@@ -139,6 +140,6 @@ def unimodal_state(run: TrackedRun, modality: str) -> UnimodalState:
         raise UserError(f"run {run.run_id} is no unimodal run of '{modality}', but of {', '.join(files.modalities)}")
     state = models.read_tensors(folder / "model.safetensors")
     head = {k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")}
-    adapter = folder / "adapters" / f"{modality}.safetensors"
-    score = run.metrics().get("train_final/mAP", float("nan"))
-    return UnimodalState(models.read_tensors(adapter) if adapter.exists() else {}, head, score)
+    path = folder / "adapters" / f"{modality}.safetensors"
+    adapter = models.read_tensors(path) if path.exists() else trained_base(state, modality)
+    return UnimodalState(adapter, head, run.metrics().get("train_final/mAP", float("nan")))

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from fusionbench import metrics
 from fusionbench.errors import UserError
+from fusionbench.fusion.answers import answering_of
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
 from fusionbench.layers import sharded
@@ -137,7 +138,8 @@ class FusionTask(L.LightningModule):
         if output.weights is not None:
             rows["weights"] = output.weights.float().cpu().tolist()
         if output.answers is not None:
-            rows["answer"] = output.answers.cpu().tolist()
+            rows["answer"] = output.answers.classes.cpu().tolist()
+            rows |= {"answer_named": output.answers.named, "answer_text": output.answers.texts}
         rows |= {f"score.{name}": values for name, values in self._case_scores(output, batch).items()}
         for key, values in rows.items():
             self.rows.setdefault(key, []).extend(values)
@@ -156,7 +158,11 @@ class FusionTask(L.LightningModule):
         return batch.present
 
     def on_validation_epoch_end(self) -> None:
-        """Score all cases, each once, whatever the number of ranks and the padding of their last batch."""
+        """Score all cases, each once, whatever the number of ranks and the padding of their last batch.
+
+        ``val/loss`` is the loss of the scored logits as it is trained: what ``train/loss/fused`` is in training, or
+        ``train/loss/answer`` where a language model answers.
+        """
         rows = self.gathered()
         if self.trainer.sanity_checking:
             return
@@ -164,7 +170,9 @@ class FusionTask(L.LightningModule):
         self._check_finite(rows, logits)
         scores = self.score(rows)
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, rank_zero_only=False)
-        self.log("val/loss", self.criterion.cpu()(logits, target))
+        answering, criterion = answering_of(self.strategy), self.criterion.cpu()
+        loss = criterion(logits, target) if answering is None else answering.loss(logits, target, criterion)
+        self.log("val/loss", loss)
         self.criterion.to(self.device)
 
     def _check_finite(self, rows: Rows, logits: Tensor) -> None:

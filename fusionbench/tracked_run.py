@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from fusionbench.errors import UserError
-from fusionbench.files import write_json
+from fusionbench.files import link, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +30,7 @@ Phase = Literal["fit", "test", "done"]
 LONGEST_PARAM = 6000
 RESUMED = "fusionbench.resumed"
 _BATCH = 500
+_TENSORS = ".safetensors"  # may be of many gigabytes, and is replaced, never changed
 
 
 class Place(Protocol):
@@ -135,14 +138,29 @@ class TrackedRun:
         )
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Upload a file, or a folder's content."""
-        if path.is_dir():
-            self.store.client.log_artifacts(self.run_id, str(path), folder)
-        else:
+        """Upload a file, or a folder's content; where the store is a folder of the same disk, tensors are linked."""
+        if not path.is_dir():
             self.store.client.log_artifact(self.run_id, str(path), folder)
+            return
+        there, linked = self._store_folder(), set[Path]()
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        if there is not None:
+            place = there / (folder or "")
+            linked = {f for f in files if f.suffix == _TENSORS and link(f, place / f.relative_to(path))}
+        if not linked:
+            self.store.client.log_artifacts(self.run_id, str(path), folder)
+            return
+        for file in (file for file in files if file not in linked):
+            inside = Path(folder or "") / file.parent.relative_to(path)
+            self.store.client.log_artifact(self.run_id, str(file), inside.as_posix())
+
+    def _store_folder(self) -> Path | None:
+        """Return the folder of this machine that the store keeps the run's artifacts in, None where it is elsewhere."""
+        uri = urlparse(str(self.store.client.get_run(self.run_id).info.artifact_uri))
+        return Path(url2pathname(uri.path)) if uri.scheme == "file" else None
 
     def artifact(self, path: str) -> Path:
-        """Return an artifact's local path: the working folder's copy, else a download into it.
+        """Return an artifact's local path: in the working folder, else in the store's, else a download.
 
         Raises:
             UserError: The run has no such artifact.
@@ -151,6 +169,9 @@ class TrackedRun:
 
         if (self.folder / path).exists() and self.phase == "done":
             return self.folder / path
+        there = self._store_folder()
+        if there is not None and (there / path).exists():
+            return there / path
         place = self.folder / "downloads"
         try:
             place.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.distributed.deepspeed_config import deepspeed_config
+from fusionbench.distributed.release import released
 from fusionbench.distributed.zero import Zero
 from fusionbench.files import write_json
 from fusionbench.fusion.base import Strategy, UnimodalState
@@ -60,21 +61,20 @@ def train_and_test(
 
     task = build.task(config, source, start)
     trainer = training.trainer(config, run, source, say)
-    if run.phase == "fit":
-        if run.leads:
-            _log_start(run, config, source)
-        training.fit(trainer, task, source, run, config.trainer)
-        run.set_phase("test")
-    with trainer.strategy.model_sharded_context():
-        task.configure_model()
-    if isinstance(trainer.strategy, Zero):
-        trainer.strategy.place(task)
-    training.load_best(task, run)
-    _log_model(run, task, config, source)
-    table = _log_predictions(run, task, config, source, trainer, anonymous)
-    shown = maps.write(run.folder / "maps.npz" if run.leads else None, task, source, table, anonymous)
-    if isinstance(trainer.strategy, Zero):
-        trainer.strategy.release()
+    with released(trainer, source):
+        if run.phase == "fit":
+            if run.leads:
+                _log_start(run, config, source)
+            training.fit(trainer, task, source, run, config.trainer)
+            run.set_phase("test")
+        with trainer.strategy.model_sharded_context():
+            task.configure_model()
+        if isinstance(trainer.strategy, Zero):
+            trainer.strategy.place(task)
+        training.load_best(task, run)
+        _log_model(run, task, config, source)
+        table = _log_predictions(run, task, config, source, trainer, anonymous)
+        shown = maps.write(run.folder / "maps.npz" if run.leads else None, task, source, table, anonymous)
     return Outcome(table, shown)
 
 

@@ -12,7 +12,7 @@ import lightning as L
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 
-from fusionbench.callbacks import EpochSeed, OwnSignals, StopAgain, StoredFeatures
+from fusionbench.callbacks import EpochSeed, Monitored, OwnSignals, StopAgain, StoredFeatures
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.distributed import checkpoints
@@ -85,7 +85,7 @@ def _callbacks(config: Config, run: TrackedRun, say: Callable[[str], None]) -> l
     callbacks: list[Callback] = [OwnSignals(), EpochSeed(config.seed), StopAgain()]
     if options.stop == "per_part":
         callbacks.append(PartStopping(run, options.monitor, options.patience, say))
-    callbacks.append(Costs(run))
+    callbacks += [Monitored(options.monitor), Costs(run)]
     if options.patience and options.stop == "whole":
         callbacks.append(
             EarlyStopping(

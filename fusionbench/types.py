@@ -71,6 +71,20 @@ class Batch(NamedTuple):
     extras: dict[str, Tensor]
 
 
+class Answers(NamedTuple):
+    """What a language model wrote about its cases.
+
+    Attributes:
+        classes: (B,) int64, the class that each text names, -1 where it names none or several.
+        named: The names of all classes that each text names, `` | `` between several, empty for none.
+        texts: What was written, as it is.
+    """
+
+    classes: Tensor
+    named: list[str]
+    texts: list[str]
+
+
 @dataclass
 class Output:
     """What a strategy returns.
@@ -82,8 +96,7 @@ class Output:
         diagnostics: Scalars that are logged and never back-propagated.
         branch_present: (B,) bool for each branch, whether the branch saw its modality.
         maps: Dense predictions by name, e.g. ``vessels`` (B, 1, H, W) logits, ``attention/<layer>`` (B, grid, grid).
-        answers: (B,) int64, the class that a text written for each case names, -1 where it names none; None where
-            nothing was written.
+        answers: What was written about each case; None where nothing was.
     """
 
     logits: Tensor
@@ -92,7 +105,7 @@ class Output:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
     branch_present: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
-    answers: Tensor | None = None
+    answers: Answers | None = None
 
 
 class Tokenizer(Protocol):

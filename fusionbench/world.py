@@ -1,7 +1,7 @@
 """The processes of one run: which one this is, and what rank 0 tells the others.
 
-They are started by torchrun, or by ``launch.py``, which gives them the same environment. A process that was started
-alone is a world of one.
+They are started by torchrun, or by ``launch``, which gives them the same environment and a file to meet in. A process
+that was started alone is a world of one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fusionbench.errors import UserError
 T = TypeVar("T")
 # Rank 0 may decode pictures or make a report for hours while the others wait for what it says.
 _PATIENCE = timedelta(days=7)
+MEETING = "FUSIONBENCH_MEETING"  # the file in which processes of one machine meet; unset: at torchrun's address
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -89,13 +90,16 @@ def joined(accelerator: str) -> Iterator[World]:
 
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        if world.local_rank >= torch.cuda.device_count():
+        if world.local_size > torch.cuda.device_count():  # said by all of the node, since the others would wait
             raise UserError(
                 f"{world.local_size} processes were started on this node, which has {torch.cuda.device_count()} GPUs; "
                 "start one for each"
             )
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    file = os.environ.get(MEETING)
+    store = None if file is None else dist.FileStore(file, world.size)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     talk = dist.new_group(backend="gloo", timeout=_PATIENCE)
     yield World(world.rank, world.size, world.local_rank, world.local_size, talk)
     # Not after an error: NCCL would wait for the others, which wait in a collective until this process is gone.

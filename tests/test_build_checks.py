@@ -103,3 +103,9 @@ def test_tokens_that_no_causal_encoder_would_see_are_refused(told):
     with pytest.raises(UserError, match="set 'causal: false' for modality 'notes'"):
         build.check_strategy(config.from_dict(TREE), SPECS, causal)
     build.check_strategy(config.from_dict(TREE), SPECS, {**causal, "notes": {"name": "llama", "causal": False}})
+
+
+def test_a_class_name_too_long_for_metrics_says_how_long_it_may_be():
+    build.check_class_names(["a" * 100, "b"])
+    with pytest.raises(UserError, match=r"'a{40}\.\.\.' has 101 characters, at most 100 .* 32 tokens where "):
+        build.check_class_names(["b", "a" * 101])

@@ -37,11 +37,21 @@ def test_every_device_is_used_with_and_without_sharding(devices: int) -> None:
 
 
 def test_losses_that_differ_and_runs_that_fail_are_found() -> None:
-    assert [holds for holds, _ in gpu_check.verdicts(rows(1e-5), ["EI"])] == [True]
-    assert [holds for holds, _ in gpu_check.verdicts(rows(1e-2), ["EI"])] == [False]
-    failed = list(gpu_check.verdicts(rows(0, "error: no memory"), ["EI"]))
+    assert [holds for holds, _ in gpu_check.verdicts(rows(1e-5), ["EI"], on_cpu=True)] == [True]
+    assert [holds for holds, _ in gpu_check.verdicts(rows(1e-2), ["EI"], on_cpu=True)] == [False]
+    failed = list(gpu_check.verdicts(rows(0, "error: no memory"), ["EI"], on_cpu=True))
     assert not any(holds for holds, _ in failed)
     assert "no memory" in failed[0][1]
+
+
+@pytest.mark.parametrize(("planned", "holds"), [(1.14, True), (0.86, True), (1.16, False), (0.84, False)])
+def test_on_a_gpu_the_plan_must_be_near_what_was_measured(planned: float, holds: bool) -> None:
+    made = [dataclasses.replace(row, planned=planned * row.peak) for row in rows(0)]
+    memory = list(gpu_check.verdicts(made, ["EI"], on_cpu=False))[:-1]
+    assert [found for found, _ in memory] == [holds] * len(made)
+    assert f"planned {planned:.2f} GB, measured 1.00: {planned - 1:+.0%}" in memory[0][1]
+    assert gpu_check.cells(made[0])[4:7] == [f"{planned:.2f}", "1.00", f"{planned - 1:+.0%}"]
+    assert [found for found, _ in gpu_check.verdicts(made, ["EI"], on_cpu=True)] == [True]
 
 
 @pytest.mark.slow

@@ -32,9 +32,11 @@ class Mapping(Strategy):
         self.views = pool(problem, "frozen").views({"cfp": "cfp"})
         self.scale = nn.Parameter(torch.ones(()))
         self.modes: list[bool] = []
+        self.drawing: list[bool] = []
 
     def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
         self.modes.append(self.training)
+        self.drawing.append(self.draws)
         picture = inputs["cfp"][:, 0] * self.scale
         quarters = nn.functional.adaptive_avg_pool2d(picture.mean(dim=1), 2)
         shown = {"vessels": 0.02 * picture[:, :1], "drusen": -picture[:, :1], "attention/3": quarters}
@@ -85,6 +87,8 @@ def test_arrays_are_what_the_strategy_returned_over_plain_pixels(tmp_path, sourc
     assert path is not None
     assert task.strategy.training
     assert task.strategy.modes == [False] * 6
+    assert task.strategy.drawing == [True] * 6
+    assert not task.strategy.draws
     with np.load(path) as arrays:
         left = {f"hash of {case}": i for i, case in enumerate(source.data.case_id)}
         assert len(set(arrays["case"])) == 6

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench import inference
+from fusionbench.commands.predict import in_words
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import CrossEntropy
 from fusionbench.optim.optimizers.sgd import sgd
 from fusionbench.optim.schedulers.constant import constant
 from fusionbench.task import FusionTask
-from fusionbench.types import Batch, ModalitySpec, Output, Problem
+from fusionbench.types import Answers, Batch, ModalitySpec, Output, Problem
 
 PROBLEM = Problem({"labs": ModalitySpec("table", columns=("a", "b"))}, ("ill", "well"), complete=True)
 HERE = torch.ones(2, 1, dtype=torch.bool)
@@ -31,7 +32,8 @@ class Segmenting(Strategy):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, inputs: dict[str, Tensor], present_BM: Tensor) -> Output:
-        return Output(inputs["labs"] * self.scale, answers=torch.tensor([1, -1]))
+        answers = Answers(torch.tensor([1, -1]), ["well", "ill | well"], ["all is well", "ill or well"])
+        return Output(inputs["labs"] * self.scale, answers=answers)
 
     def scores(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return dict(batch.extras)
@@ -73,9 +75,20 @@ def test_each_case_is_in_the_table_of_predictions(task) -> None:
     task.validation_step(batch("ab", dice=MASK, overlap=torch.ones(2)), 0)
     table = inference.predictions(task, task.gathered(), "test")
     assert table["answer"].tolist() == [1, -1]
+    assert table["answer_named"].tolist() == ["well", "ill | well"]
+    assert table["answer_text"].tolist() == ["all is well", "ill or well"]
     assert table["score.dice"].isna().tolist() == [False, True]
     assert table["score.overlap"].tolist() == [1, 1]
-    assert table.columns.tolist()[-3:] == ["answer", "score.dice", "score.overlap"]
+    assert table.columns.tolist()[-5:] == ["answer", "answer_named", "answer_text", "score.dice", "score.overlap"]
+
+
+def test_people_are_told_the_answers_by_the_names_of_classes(task) -> None:
+    task.validation_step(batch("ab"), 0)
+    table = in_words(inference.predictions(task, task.gathered(), "test"))
+    assert table["answer"].tolist() == ["well", "ill | well"]
+    assert table["answer_text"].tolist() == ["all is well", "ill or well"]
+    assert "answer_named" not in table.columns
+    assert in_words(table[["case"]]).columns.tolist() == ["case"]
 
 
 def test_a_score_must_be_one_that_the_strategy_names(task) -> None:

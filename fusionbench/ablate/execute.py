@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fusionbench.ablate.worker import Order, Place, Report, serve
 from fusionbench.errors import UserError
+from fusionbench.launch.processes import cores
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -172,8 +173,7 @@ def places(count: int, accelerators: Iterable[str], devices: int = 1) -> list[Pl
     if count > most and ("gpu" in wanted or there):
         each = "a GPU" if devices == 1 else f"{devices} GPUs"
         raise UserError(f"--parallel {count} wants {each} for each process, but there are {len(there)}; ask for fewer")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = None if "OMP_NUM_THREADS" in os.environ else max(1, cores // (count * devices))
+    threads = None if "OMP_NUM_THREADS" in os.environ else max(1, cores() // (count * devices))
     own = [there[i % most * devices :][:devices] for i in range(count)]
     return [Place(",".join(named) or None, threads) for named in own]
 

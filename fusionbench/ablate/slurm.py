@@ -41,7 +41,7 @@ class Errand:
         from fusionbench.ablate.sources import Sources
 
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-        _use_own_cores()
+        _use_own_cores(order.config.trainer.devices)
         try:
             return do(order, Sources(), lambda text: print(text, flush=True))
         except KeyboardInterrupt as stop:
@@ -56,13 +56,15 @@ class Errand:
         return DelayedSubmission(self, order)
 
 
-def _use_own_cores() -> None:
-    """Use the cores that were asked for: not every cluster binds a job to them."""
+def _use_own_cores(devices: int) -> None:
+    """Use the cores that were asked for, shared out among a run's processes: not every cluster binds a job to them."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     if cores and "OMP_NUM_THREADS" not in os.environ:
         import torch
 
-        torch.set_num_threads(int(cores))
+        threads = max(1, int(cores) // devices)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
 
 
 @dataclass

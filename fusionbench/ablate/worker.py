@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from fusionbench.config import data_options
 from fusionbench.errors import UserError, public_reason
-from fusionbench.launch import die_with_parent
+from fusionbench.launch.failures import RankError
+from fusionbench.launch.rank import die_with_parent
 from fusionbench.world import World, joined
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Place:
 
     Attributes:
         device: What ``CUDA_VISIBLE_DEVICES`` must be; None leaves it.
-        threads: Torch's threads; None leaves the choice to ``OMP_NUM_THREADS``.
+        threads: Torch's threads in each process of a run; None leaves the choice to ``OMP_NUM_THREADS``.
     """
 
     device: str | None = None
@@ -125,6 +126,8 @@ def serve(pipe: Connection, place: Place) -> None:
     die_with_parent()
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
+    if place.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(place.threads)  # also of the processes that this one starts
     own = _Pipe(pipe)
     sys.stdout = sys.stderr = _Lines(own)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -170,6 +173,8 @@ def do(order: Order, sources: Sources, say: Callable[[str], None]) -> Report:
         return Report("finished", run_id=run_id, fingerprint=identity)
     except UserError as error:
         return Report("failed", str(error), public_reason(error))
+    except RankError as error:
+        return Report("failed", str(error), next(iter(error.kinds), "a process of it ended"), trace=error.trace)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:300]
         told = f"{type(error).__name__}: {reason}"
@@ -191,12 +196,12 @@ def _fit(order: Order, sources: Sources, say: Callable[[str], None], world: Worl
 
 def _fit_on_devices(order: Order, say: Callable[[str], None]) -> tuple[str, str]:
     """Do the same on several devices, each with a process of its own; what rank 0 says is heard when it has ended."""
-    from fusionbench import launch
     from fusionbench.distributed.checks import check
+    from fusionbench.launch.processes import on_each
 
     options, data = order.config.trainer, order.config.data
     check(options, data.get("batch_size", data_options()["batch_size"].default), 0, 0, world_size=1)
-    return launch.on_each(options.devices, _on_rank, order, hear=say)
+    return on_each(options.devices, _on_rank, order, hear=say)
 
 
 def _on_rank(order: Order) -> tuple[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fusionbench.encoders.base import Encoder
@@ -82,18 +83,25 @@ def adapter_state(encoder: Encoder, view: int) -> dict[str, Tensor]:
 def load_adapter_state(encoder: Encoder, view: int, state: dict[str, Tensor]) -> None:
     """Put one view's adapter set back, by name.
 
+    What an encoder has beyond its tokens (``Encoder.beyond_tokens``) may be in one of the two alone, since a strategy
+    that asks for tokens has none of it; it then stays as it is.
+
     Raises:
         UserError: Names or shapes do not fit.
     """
-    trains_base = _trains_base(encoder)
-    wrong = misfits(trained_shapes(encoder) if trains_base else adapter_state(encoder, view), state)
+    trains_base, beyond = _trains_base(encoder), tuple(f"{name}." for name in encoder.beyond_tokens())
+    own: Mapping[str, Tensor | torch.Size] = trained_shapes(encoder) if trains_base else adapter_state(encoder, view)
+    state = {name: value for name, value in state.items() if name in own or not name.startswith(beyond)}
+    wrong = misfits({n: value for n, value in own.items() if n in state or not n.startswith(beyond)}, state)
     if wrong:
         raise UserError(f"the adapter does not fit {type(encoder).__name__}: {len(wrong)} tensors differ ({wrong[0]})")
     if trains_base:
         sharded.load_state(encoder, state)
         return
     for name, module in _per_view(encoder).items():
-        module.load_view_state(view, {key: state[f"{name}.{key}"] for key in module.view_state(view)})
+        keys = [key for key in module.view_state(view) if f"{name}.{key}" in state]
+        if keys:
+            module.load_view_state(view, {key: state[f"{name}.{key}"] for key in keys})
 
 
 def own_modules(encoder: Encoder, place: int) -> dict[str, Tensor]:

@@ -71,13 +71,24 @@ class EncoderPool:
             address.update({view: (key, index) for index, view in enumerate(members)})
         return Views(backbones, address, methods, identities)
 
+    def token_views(self, modality_of: Mapping[str, str]) -> Views:
+        """Build the views of a strategy that asks for their tokens and vectors alone.
+
+        What their encoders hold for others (a mask decoder, a language head, what reads pictures) is let go of, so that
+        it is neither held nor saved, nor counted as trained.
+        """
+        made = self.views(modality_of)
+        for view in made.address:
+            made.encoder(view).keep_tokens()
+        return made
+
     def _method(self, modality: str) -> Adaptation:
         return Full() if self.nodes[modality][0].from_scratch else self.adaptation
 
     def _identity(self, view: str, modality: str) -> str:
         """Say which backbone a view is of: its own if the base is trained, else that of its encoder node."""
         if self._method(modality).trains_base:
-            return _OWN + view.replace("/", "_").replace(".", "_")
+            return _own(view)
         return _SHARED + identity(*self.nodes[modality])
 
     def tune(self, layers: Adaptable, views: int) -> None:
@@ -225,6 +236,11 @@ class Views(nn.Module):
             groups.setdefault((self.address[view][0], shape(values[view])), []).append(view)
         return list(groups.values())
 
+    def _has_own_base(self, view: str) -> bool:
+        """Whether the base is trained itself, so that a view has one of its own; a guest has its host's."""
+        host = self.guests[view][0] if view in self.guests else view
+        return self.address[host][0].startswith(_OWN)
+
     def adapter(self, view: str) -> dict[str, Tensor]:
         """Return a view's adapter set, or a guest's own modules."""
         if view in self.guests:
@@ -238,13 +254,30 @@ class Views(nn.Module):
     def save_adapters(self, folder: Path) -> list[Path]:
         """Write each view's adapter set, if it has one, as a safetensors file of its own, and return the files.
 
-        A library's method writes it in that library's format too, into a folder of the view's name.
+        A base that is trained itself is no adapter set: it is in the model's own file alone (``trained_base``). A
+        library's method writes its set in that library's format too, into a folder of the view's name.
         """
         paths = []
-        for view in (*self.address, *self.guests):
+        for view in (v for v in (*self.address, *self.guests) if not self._has_own_base(v)):
             state, path = self.adapter(view), folder / f"{view.replace('/', '_')}.safetensors"
             if state:
                 paths.append(write_tensors(path, {k: v.contiguous().cpu() for k, v in state.items()}, {"view": view}))
             if state and (here := self.address.get(view)):
                 self.methods[here[0]].export(self.encoder(view), here[1], path.with_suffix(""))
         return paths
+
+
+def trained_base(state: Mapping[str, Tensor], view: str) -> dict[str, Tensor]:
+    """Return, by the encoder's own names, the whole encoder of a view whose base was trained; empty where it was not.
+
+    Args:
+        state: Of a trained strategy, whose ``views`` hold the encoder.
+        view: The view's name.
+    """
+    prefix = f"views.backbones.{_own(view)}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _own(view: str) -> str:
+    """Return the key of a backbone that is one view's own."""
+    return _OWN + view.replace("/", "_").replace(".", "_")

@@ -32,8 +32,9 @@ def plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         commands,
         "plan",
         "tell a training's parameters, memory and steps before it starts\n\n"
-        "Parameters by part; memory of each GPU under DDP, ZeRO-2 and ZeRO-3, with and without offload; what to type\n"
-        "so that it fits, with the least communication; steps and cases; what difference the test split can show.\n"
+        "Parameters by part; memory of each GPU under DDP, ZeRO-2 and ZeRO-3, with and without offload, and what is\n"
+        "offloaded to each node's main memory; what to type so that it fits, with the least communication; steps and\n"
+        "cases; what difference the test split can show.\n"
         "Nothing is computed and no weights are read: of a pretrained encoder its config.json is enough.\n\n"
         "  fusionbench plan --config experiments/ei_mmcamd.yaml\n"
         "  fusionbench plan --config experiments/mdf_fundus.yaml --gpus 4 --gpu-memory 24 trainer.checkpointing=true",
@@ -44,6 +45,12 @@ def plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     sub.add_argument(
         "--gpu-memory", type=number, metavar="G", help="GB of each GPU, of 2^30 bytes (default: this machine's)"
+    )
+    sub.add_argument(
+        "--main-memory",
+        type=number,
+        metavar="G",
+        help="GB of each node's main memory, for offload (default: this machine's; with --gpu-memory not limited)",
     )
     sub.add_argument("--out", metavar="DIR", help="write markdown and csv there")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)

@@ -24,13 +24,12 @@ def run(options: argparse.Namespace) -> int:
     from fusionbench.data.base import make_dataset
 
     make_dataset(checked.data)  # a folder that is not there is told before anything slow is imported
-    if checked.trainer.processes > 1 and world.current().size == 1:
-        from fusionbench import launch
-        from fusionbench.distributed.checks import check
+    started = world.current()
+    _refuse(checked, started)
+    if checked.trainer.processes > 1 and started.size == 1:
+        from fusionbench.launch.processes import on_each
 
-        batch_size = checked.data.get("batch_size", config.data_options()["batch_size"].default)
-        check(checked.trainer, batch_size, 0, 0, world_size=1)
-        launch.on_each(checked.trainer.devices, _on_rank, checked, options.resume)
+        on_each(checked.trainer.devices, _on_rank, checked, options.resume)
     else:
         _on_rank(checked, options.resume)
     return 0
@@ -40,7 +39,6 @@ def _on_rank(checked: Config, resume: bool) -> None:
     """Do one process's part; rank 0 tells the user."""
     from fusionbench import run as runs
 
-    _check_size(checked.trainer)
     with world.joined(checked.trainer.accelerator) as joined:
         if joined.leads:
             _print(_fit(checked, resume, joined), checked.tracking.folder)
@@ -49,9 +47,18 @@ def _on_rank(checked: Config, resume: bool) -> None:
             runs.follow(joined)
 
 
-def _check_size(options: TrainerOptions) -> None:
+def _refuse(checked: Config, started: World) -> None:
+    """Refuse what can't work on several processes before they are started or, by torchrun, wait for each other."""
+    _check_size(checked.trainer, started)
+    if checked.trainer.processes > 1:
+        from fusionbench.distributed.checks import check
+
+        batch_size = checked.data.get("batch_size", config.data_options()["batch_size"].default)
+        check(checked.trainer, batch_size, 0, 0, world_size=started.size)
+
+
+def _check_size(options: TrainerOptions, started: World) -> None:
     """Refuse another number of processes than the config has devices."""
-    started = world.current()
     if started.size > 1 and (started.size, started.local_size) != (options.processes, options.devices):
         raise UserError(
             f"{started.size} processes were started, {started.local_size} on this node, but trainer.devices is "

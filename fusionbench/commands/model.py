@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from fusionbench import build, config, inference, models
 from fusionbench.config import Config, Node
+from fusionbench.data.cells import read_table
 from fusionbench.data.module import FusionData
 from fusionbench.errors import UserError
 from fusionbench.layers.frozen import parameter_counts
@@ -158,19 +159,31 @@ def _config(files: ModelFiles, options: argparse.Namespace) -> Config:
 def _csv_node(files: ModelFiles, path: Path) -> Node:
     """Return a data node for a csv of cases without labels.
 
-    Its columns are those of the training csv, or, for a model of another dataset, named as the modalities.
+    Its columns are those of the training csv, or, for a model of another dataset, named as the modalities. Masks are
+    read where the csv has their columns; a prediction needs none.
     """
     trained = files.config.data
     kept = {k: v for k, v in trained.items() if k in config.data_options() and k not in ("root", "modalities", "masks")}
     labels = {"targets": list(files.classes)} if files.multilabel else {"classes": list(files.classes)}
     unread = {"label": "(not read)", "fractions": [0.0, 0.0, 1.0]}
     if trained["name"] == "csv":
-        return {**trained, "root": None, "path": str(path), **labels, **unread}
+        return _masks_there({**trained, "root": None, "path": str(path), **labels, **unread}, path)
     specs: dict[str, Any] = json.loads((files.folder / "model.json").read_text("utf-8"))["specs"]
     nodes = {name: _modality_node(files, name, specs[name]) for name in files.modalities}
     sizes = {s["size"] for s in specs.values() if s["kind"] in ("image", "slices")}
     size = {"size": sizes.pop()} if sizes else {}
     return {"name": "csv", "path": str(path), "modalities": nodes, **labels, **unread, **size, **kept}
+
+
+def _masks_there(node: Node, path: Path) -> Node:
+    """Return a csv's data node without the masks whose columns the csv does not have."""
+    columns = set(read_table(path)) if path.is_file() else set()
+    nodes, kept = {}, set[str]()
+    for name, own in node["modalities"].items():
+        masks = {mask: column for mask, column in own.get("masks", {}).items() if column in columns}
+        kept |= set(masks)
+        nodes[name] = {**own, "masks": masks} if masks else {k: v for k, v in own.items() if k != "masks"}
+    return {**node, "modalities": nodes, "masks": [mask for mask in node.get("masks") or () if mask in kept]}
 
 
 def _modality_node(files: ModelFiles, name: str, spec: dict[str, Any]) -> Node:

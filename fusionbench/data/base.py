@@ -50,6 +50,9 @@ class Dataset(ABC):
         classes: Class names in label order.
         modalities: All that the dataset offers, by name, in the order in which strategies see them.
         masks: The pictures that each kind of mask, such as ``vessels``, is drawn on: a modality of kind image.
+        lacking: What the options left out, by its name: why, and what follows. Told where somebody asks for it.
+        telling: Further names that tell a case's class, whose words ``data.text={content: label_free}`` takes out too.
+        labelled_in: Where a person writes the labels, for the error when there is none.
         notes: What ``cases`` found that is to be told, though nothing is wrong with it.
         multilabel: Whether a case can have several classes.
         known_leak: Why an official split has groups on both sides, if it has; checks then warn instead of refusing.
@@ -63,6 +66,9 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     modalities: Mapping[str, ModalitySpec]
     masks: Mapping[str, str] = {}
+    lacking: Mapping[str, str] = {}
+    telling: Sequence[str] = ()
+    labelled_in: str = "the label column's name"
     notes: Sequence[str] = ()
     multilabel: bool = False
     known_leak: str = ""
@@ -76,6 +82,13 @@ class Dataset(ABC):
         from fusionbench.data.images import read_image
 
         return read_image(Path(item))
+
+    def picture_shape(self, item: str) -> tuple[int, int]:
+        """Return height and width of one picture, by its header alone where ``read_image`` reads files."""
+        from fusionbench.data.images import header_shape
+
+        found = header_shape(Path(item)) if type(self).read_image is Dataset.read_image else None
+        return found or self.read_image(item).shape[:2]
 
     def digest(self, item: str) -> str:
         """Return a sha256 of the item's content, by which its decoded form is cached and copies are found."""

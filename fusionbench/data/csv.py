@@ -30,6 +30,11 @@ class Csv(Dataset):
         notes: {kind: text, column: report}
         labs:  {kind: table, columns: [age, crp]}        # or column: one JSON list in a cell, or prefix: table.
 
+    What is drawn on single pictures lies in columns of its own, named at the picture and read by ``data.masks``; a cell
+    is one file whose brighter half of values is foreground, and an empty cell is no mask::
+
+        cfp:   {kind: image, column: image1, masks: {vessels: vessel_file}}    # read with data.masks=[vessels]
+
     A table's column is numeric if all its values are numbers, else categorical; NA, N/A, NaN and null are missing too.
 
     Args:
@@ -77,7 +82,8 @@ class Csv(Dataset):
         else:
             self.classes, self._targets = self._multiclass(label, classes)
         self.modalities = {name: self._spec(name, node, size) for name, node in modalities.items()}
-        self._nodes = modalities
+        self._nodes, self._masks = modalities, self._mask_columns(modalities)
+        self.masks = {name: picture for name, (picture, _) in self._masks.items()}
 
     def cases(self) -> pd.DataFrame:
         """Return the case table of the csv; see ``Dataset``."""
@@ -85,7 +91,10 @@ class Csv(Dataset):
         cases["split"] = self._splits(cases)
         for name, spec in self.modalities.items():
             cases[name] = self._values(name, spec)
-        order = [*FIXED_COLUMNS, *self._targets, *self.modalities]
+        for mask, (picture, column) in self._masks.items():
+            items = [self._items(text, picture, self.modalities[picture]) for text in self._cells(column)]
+            cases[mask] = pd.Series(items, index=cases.index, dtype=object)
+        order = [*FIXED_COLUMNS, *self._targets, *self.modalities, *self._masks]
         return cases[order].sort_values("case_id", ignore_index=True)
 
     def _cells(self, column: str) -> pd.Series:
@@ -199,6 +208,17 @@ class Csv(Dataset):
             return ModalitySpec("text")
         instances = node.get("instances", 4 if kind == "slices" else 1)
         return ModalitySpec(kind, size=node.get("size", size), instances=instances)
+
+    def _mask_columns(self, modalities: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+        """Return each mask's picture and the csv's column that it lies in."""
+        found: dict[str, tuple[str, str]] = {}
+        for picture, node in modalities.items():
+            for name, column in node.get("masks", {}).items():
+                self._cells(column)
+                if name in found or name in modalities or name in (*FIXED_COLUMNS, *self._targets):
+                    raise UserError(f"a mask of '{picture}' cannot be called '{name}', which is taken: choose another")
+                found[name] = picture, column
+        return found
 
     def _columns(self, name: str, node: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of a table's columns."""

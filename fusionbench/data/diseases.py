@@ -71,6 +71,11 @@ DISEASES: dict[str, tuple[str, str]] = {
 _MODE = re.compile(
     r"(?:(?P<short>ar|ad|xl)|x-linked|autosomal[ -](?:recessive|dominant)|mitochondrial)[ -]+(?P<disease>\S.*)"
 )
+# How modes of inheritance are written; the words tell an inherited disease, also without its name.
+MODES = (
+    *("autosomal recessive", "autosomal dominant", "x-linked", "mitochondrial", "hereditary", "familial"),
+    *("AR", "AD", "XL"),
+)
 # Sorts of disease before whose name AR, AD and XL can only be modes of inheritance. This list is ours.
 _SORT = re.compile(
     r"\b(?:dystroph(?:y|ies)|(?:vitreo)?retinopathy|maculopathy|retinoschisis|choroideremia|retinitis pigmentosa|"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from fusionbench.registry import register
 from fusionbench.types import ModalitySpec
 
 CLASSES = {"A": "age-related macular degeneration", "D": "diabetic retinopathy", "G": "glaucoma", "N": "normal"}
-MASKS = ("Ground truth", "Groud truth")  # the second is how some copies spell it
+MASKS = ("ground truth", "groud truth")  # the second is how some copies spell it
 NAME = re.compile(r"\d+_(?P<letter>[ADGN])", re.ASCII)
 
 
@@ -65,7 +65,8 @@ class Fives(Dataset):
     def _part(self, part: str) -> pd.DataFrame:
         """Return the cases of the folder ``train`` or ``test``, without their split."""
         pictures = pictures_of(require(Fives, self.root, part, "Original"))
-        masks = next((pictures_of(self.root / part / name) for name in MASKS if (self.root / part / name).is_dir()), {})
+        drawn = folder_called(self.root / part, MASKS)
+        masks = pictures_of(drawn) if drawn else {}
         if not pictures:
             raise UserError(f"'{self.root / part / 'Original'}' holds no .png pictures: is the archive unpacked whole?")
         rows = [(f"{part}_{stem}", self._label(path), (str(path),)) for stem, path in pictures.items()]
@@ -79,6 +80,12 @@ class Fives(Dataset):
             letters = ", ".join(f"{letter} ({disease})" for letter, disease in CLASSES.items())
             raise UserError(f"'{path}' is not named as FIVES's pictures are, such as 1_A.png; letters are {letters}")
         return list(CLASSES).index(name["letter"])
+
+
+def folder_called(parent: Path, names: Collection[str]) -> Path | None:
+    """Return the first folder whose name in lower case is one of these, None if there is none."""
+    inside = sorted(parent.iterdir()) if parent.is_dir() else []
+    return next((path for path in inside if path.name.lower() in names and path.is_dir()), None)
 
 
 def pictures_of(folder: Path, suffixes: tuple[str, ...] = (".png",)) -> dict[str, Path]:

@@ -20,6 +20,11 @@ from fusionbench.types import ModalitySpec
 
 SOURCES: dict[str, type[Fives | HRF | StoneRounds]] = {"fives": Fives, "hrf": HRF, "stonerounds": StoneRounds}
 
+_NO_TEXT = (
+    "texts come from StoneRounds alone, as do all inherited cases, so without it every label would be acquired or "
+    "normal; add stonerounds to data.sources"
+)
+
 
 @register
 class Fundus(Dataset):
@@ -37,7 +42,9 @@ class Fundus(Dataset):
     Limits: the source is confounded with the label. Every inherited case is a StoneRounds photograph, and only those
     have a text, so a model can tell the classes by camera, framing, or the presence of a text, without looking for
     disease: scores here, the paper's too, are no evidence of diagnosis. Each run and ``check`` say how many cases the
-    source alone tells. The text of a case may name its disease. Licences are those of the three datasets.
+    source alone tells. The text of a case may name its disease: with ``data.text={content: label_free}`` the words of
+    types, diseases and modes of inheritance are taken out, and other words may still tell it. Without StoneRounds there
+    is neither a text nor an inherited case. Licences are those of the three datasets.
 
     Args:
         root: Folder that holds the sources' own: the one of FIVES under its full name, ``hrf`` and ``stonerounds``;
@@ -75,6 +82,10 @@ class Fundus(Dataset):
         self.modalities = {"cfp": ModalitySpec("image", size=size)}
         if "stonerounds" in names:
             self.modalities |= {"text": ModalitySpec("text")}
+        else:
+            self.lacking = {"text": _NO_TEXT}
+        self.telling = tuple(name for part in self.parts.values() for name in part.telling)
+        self.labelled_in = "its 'disease' and 'type' in stonerounds.csv"
         self.masks = {"vessels": "cfp"} if {"fives", "hrf"} & set(names) else {}
 
     def cases(self) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from fusionbench.data.base import Dataset, find_root, require
-from fusionbench.data.fives import pictures_of
+from fusionbench.data.fives import folder_called, pictures_of
 from fusionbench.data.options import at_least_one, check_split_seed
 from fusionbench.data.splits import split_cases
 from fusionbench.errors import UserError
@@ -55,10 +55,8 @@ class HRF(Dataset):
         pictures = pictures_of(require(HRF, self.root, "images"), (".jpg", ".jpeg"))
         if not pictures:
             raise UserError(f"'{self.root / 'images'}' holds no .jpg pictures: is the archive unpacked whole?")
-        drawn = self.root / "manual1"
-        masks = {
-            stem.lower(): p for stem, p in (pictures_of(drawn, (".tif", ".tiff")) if drawn.is_dir() else {}).items()
-        }
+        drawn = folder_called(self.root, ("manual1",))
+        masks = {stem.lower(): p for stem, p in (pictures_of(drawn, (".tif", ".tiff")) if drawn else {}).items()}
         cases = pd.DataFrame({"case_id": [stem.lower() for stem in pictures]})
         cases["group_id"] = cases["case_id"]
         cases["label"] = [self._label(stem) for stem in pictures]

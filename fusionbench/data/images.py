@@ -23,6 +23,7 @@ from fusionbench.errors import UserError
 from fusionbench.files import write_bytes
 
 DECODER = "1"  # goes up with any change to the pixels that reading or resizing gives
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _DEPTHS = (8, 10, 12, 14, 16)
 _digests: dict[tuple[str, int, int], str] = {}
 R = TypeVar("R")
@@ -62,6 +63,17 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(
             f"cannot read the image '{path}' ({_reason(error)}); repair or remove it, or set data.on_unreadable=missing"
         ) from error
+
+
+def header_shape(path: Path) -> tuple[int, int] | None:
+    """Return height and width as ``read_image`` gives them, decoding nothing; None if only it can tell."""
+    try:
+        with Image.open(path) as image:
+            wide, high = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+    except Exception:  # decoders raise whatever they like on damaged bytes; read_image says what is wrong
+        return None
+    return (wide, high) if turned else (high, wide)
 
 
 def _reason(error: Exception) -> str:

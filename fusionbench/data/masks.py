@@ -46,7 +46,7 @@ class MaskSource:
                 f"the mask '{item}' is no picture but has the shape {mask_HWC.shape}; draw one of one slice"
             )
         height, width = mask_HWC.shape[:2]
-        high, wide = self.dataset.read_image(picture).shape[:2]
+        high, wide = self.dataset.picture_shape(picture)
         if abs((height / width) / (high / wide) - 1) > ASPECT:
             raise UserError(
                 f"the mask '{item}' has {width} x {height} pixels and its picture '{picture}' {wide} x {high}: give a "

@@ -29,6 +29,7 @@ from fusionbench.data.tables import TableEncoder
 from fusionbench.data.texts import TextReader
 from fusionbench.data.transforms import ImageTransform
 from fusionbench.data.validate import validate_table
+from fusionbench.data.workers import heed_parent_alone
 from fusionbench.errors import UserError
 from fusionbench.types import Batch, Problem, Split, Tokenizer
 
@@ -274,14 +275,14 @@ class FusionData(L.LightningDataModule):
         return Cases(self.data, rows, transform, train)
 
     def _loader(self, cases: Cases, sampler: Iterable[Any]) -> DataLoader[Batch]:
-        per_device = max(1, self.batch_size // _rank()[1])
         return DataLoader(
             cases,
-            batch_size=per_device,
+            batch_size=max(1, self.batch_size // _rank()[1]),
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate(self.data.pad_id),
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=heed_parent_alone,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -9,7 +9,7 @@ from fusionbench.errors import UserError, nearest
 from fusionbench.types import Kind
 
 KEYS: dict[str, tuple[str, ...]] = {
-    "image": ("column", "instances", "size"),
+    "image": ("column", "instances", "size", "masks"),
     "slices": ("column", "instances", "size"),
     "text": ("column",),
     "table": ("column", "columns", "prefix"),
@@ -42,7 +42,9 @@ def check_node(name: str, node: object) -> None:
 
 
 def _check_value(name: str, key: str, value: Any) -> None:  # noqa: ANN401 - whatever the yaml holds
-    if key in ("instances", "size"):
+    if key == "masks":
+        wanted, right = "{name of the mask: the csv's column that it lies in}", _names_columns(value)
+    elif key in ("instances", "size"):
         wanted, right = "a whole number of at least 1", type(value) is int and value >= 1
     elif key == "columns":
         wanted, right = "a list of the csv's columns, each as text", isinstance(value, str) or _are_words(value)
@@ -50,6 +52,10 @@ def _check_value(name: str, key: str, value: Any) -> None:  # noqa: ANN401 - wha
         wanted, right = "text, in quotes if it is a number", isinstance(value, str)
     if not right:
         raise UserError(f"'{key}' of modality '{name}' must be {wanted}, not {value!r}")
+
+
+def _names_columns(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(word, str) for pair in value.items() for word in pair)
 
 
 def _are_words(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import pandas as pd
 
 from fusionbench.data.base import FIXED_COLUMNS, Dataset, find_root, require
 from fusionbench.data.cells import read_table
-from fusionbench.data.diseases import TYPES, type_of
+from fusionbench.data.diseases import DISEASES, MODES, TYPES, type_of
 from fusionbench.data.options import at_least_one, check_split_seed
 from fusionbench.data.splits import split_cases
 from fusionbench.errors import UserError, nearest
@@ -32,8 +33,9 @@ class StoneRounds(Dataset):
     is a second photograph of case ``SR0006``; photographs of a case are one group.
 
     Limits: the text of a case may name its disease, and so its label; with ``data.text={content: label_free}`` the
-    words of the classes are taken out. Cases are https://stonerounds.org/SR/SR0006 and the like. No licence text was
-    found: ask the authors.
+    words of the classes are taken out, with ``target: type`` also those of all diseases in the csv and in the project's
+    table, and of modes of inheritance. Other words may still tell it. Cases are https://stonerounds.org/SR/SR0006 and
+    the like. No licence text was found: ask the authors.
 
     Args:
         root: Folder with ``stonerounds.csv`` and ``images``.
@@ -62,7 +64,10 @@ class StoneRounds(Dataset):
         self.fractions, self.split_seed, self.target = fractions, split_seed, target
         self.modalities = {"cfp": ModalitySpec("image", size=size), "text": ModalitySpec("text")}
         self._rows = _read(require(StoneRounds, self.root, "stonerounds.csv"))
+        self.labelled_in = "its 'disease' in stonerounds.csv"
         if target == "type":
+            self.labelled_in = "its 'disease' and 'type' in stonerounds.csv"
+            self.telling = (*DISEASES, *MODES, *sorted(set(self._rows["disease"])))
             self.classes = TYPES
             self._values, self.notes = _types(self._rows, self.root / "stonerounds.csv")
         else:
@@ -111,8 +116,8 @@ def _types(rows: pd.DataFrame, path: Path) -> tuple[pd.Series, list[str]]:
             raise UserError(f"'{path}' gives '{image}' the unknown type '{given}'{nearest(stated, TYPES)}")
         if disease and not stated and known is None:
             raise UserError(
-                f"'{path}' gives '{image}' no type, and its disease '{disease}' is not in fusionbench's table: write "
-                f"{' or '.join(TYPES)} into the column type"
+                f"'{path}' gives '{image}' no type, and its disease '{disease}' is not in fusionbench's table"
+                f"{_meant(disease)}: write {' or '.join(TYPES)} into the column type"
             )
         if disease and known is None:
             unknown.append(disease)
@@ -122,14 +127,24 @@ def _types(rows: pd.DataFrame, path: Path) -> tuple[pd.Series, list[str]]:
     return pd.Series(types, rows.index, object), [*_unknown(unknown), *_other(other)]
 
 
+def _meant(disease: str) -> str:
+    """Return a hint at the disease of the table that was meant, if one is like it."""
+    close = get_close_matches(" ".join(disease.lower().split()), DISEASES, n=1, cutoff=0.8)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
 def _unknown(diseases: Sequence[str]) -> list[str]:
+    if not diseases:
+        return []
     names = list(dict.fromkeys(diseases))
-    told = (
-        f"{len(names)} diseases of stonerounds.csv are not in fusionbench's table, first '{names[0]}'" if names else ""
-    )
-    return [f"{told}: the csv's own type counts"] if names else []
+    count = "1 disease" if len(names) == 1 else f"{len(names)} diseases"
+    told = f"{count} of stonerounds.csv {'is' if len(names) == 1 else 'are'} not in fusionbench's table"
+    return [f"{told}, first '{names[0]}'{_meant(names[0])}: the label is the type that the csv states"]
 
 
 def _other(images: Sequence[str]) -> list[str]:
-    told = f"{len(images)} rows of stonerounds.csv have another type than fusionbench's table has for the disease"
-    return [f"{told}, first '{images[0]}': the csv's own counts"] if images else []
+    if not images:
+        return []
+    rows = "1 row of stonerounds.csv states" if len(images) == 1 else f"{len(images)} rows of stonerounds.csv state"
+    told = f"{rows} another type than fusionbench's table has for the disease, first '{images[0]}'"
+    return [f"{told}: the label is the type that the csv states"]

@@ -60,7 +60,7 @@ class TextReader:
         if self.content == "findings":
             return [findings(text) for text in texts]
         if self.content == "label_free":
-            return label_free(texts, dataset.classes)
+            return label_free(texts, [*dataset.classes, *dataset.telling])
         if self.content == "shuffled_words":
             return [shuffle_words(text) for text in texts]
         if self.content == "shuffled":

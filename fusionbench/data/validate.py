@@ -183,7 +183,7 @@ def _label_findings(dataset: Dataset, cases: pd.DataFrame, need_labels: bool) ->
         return
     unknown = (targets == -1).any(axis=1)
     if unknown.any():
-        yield Finding("error", f"{subject(cases.loc[unknown, 'case_id'])} no label: check the label column's name")
+        yield Finding("error", f"{subject(cases.loc[unknown, 'case_id'])} no label: check {dataset.labelled_in}")
     if len(dataset.classes) == 1 and not dataset.multilabel:
         yield Finding("error", f"all cases are of class '{dataset.classes[0]}': training needs two classes or more")
     for split in SPLITS:

@@ -102,7 +102,7 @@ def check_world(path: Path, processes: int) -> None:
     """Refuse a checkpoint that ZeRO can't go on from.
 
     Raises:
-        UserError: It is of another number of processes, or not sharded.
+        UserError: It is of another number of processes, not sharded, or not whole.
     """
     if not path.is_dir():
         raise UserError(
@@ -112,10 +112,29 @@ def check_world(path: Path, processes: int) -> None:
     wrote = world_of(path)
     if wrote != processes:
         raise UserError(
-            f"the run's last checkpoint was written by {wrote} processes, and ZeRO can't go on from it with "
-            f"{processes}: give it {wrote} devices again, or, in trainer.precision=32-true, any number with "
-            "trainer.strategy=auto"
+            f"the run's last checkpoint was written by {_counted(wrote, 'process', 'processes')}, and ZeRO can't go on "
+            f"from it with {processes}: give it {_counted(wrote, 'device', 'devices')} again, or, in "
+            "trainer.precision=32-true, any number with trainer.strategy=auto"
         )
+
+
+def check_resume(path: Path, options: TrainerOptions) -> None:
+    """Refuse, before a run is opened again, to go on from a checkpoint that its options can't go on from.
+
+    Args:
+        path: ``last.ckpt``.
+        options: Of the run as it shall go on.
+
+    Raises:
+        UserError: ZeRO can't go on from it.
+    """
+    found = find(path)
+    if found is not None and options.strategy in STAGES:
+        check_world(found, options.processes)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _make_plain(path: Path) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fusionbench.distributed.deepspeed_config import STAGES
 from fusionbench.errors import UserError, check_number
 from fusionbench.sections import TrainerOptions
 
-# What ZeRO holds of each trained parameter in float32 where the optimizer is: its value, its gradient and two means.
-OPTIMIZER_BYTES = 16
+if TYPE_CHECKING:
+    from torch import nn
+
+# Bytes in main memory of each number that is trained where the optimizer is offloaded: in float32 value, gradient and
+# two means (Adam's); the gradient in the network's type comes on top. ``fusionbench plan`` counts the same.
+_OFFLOADED = 16
 
 
 def check(options: TrainerOptions, batch_size: int, trainable: int, total_bytes: int, world_size: int) -> None:
@@ -22,7 +28,7 @@ def check(options: TrainerOptions, batch_size: int, trainable: int, total_bytes:
         options: The run's.
         batch_size: Cases a step over all devices.
         trainable: Number of trained parameters; 0: not known yet.
-        total_bytes: Of all parameters as they are held; 0: not known yet.
+        total_bytes: Of all parameters as they are held (``held_bytes``); 0: not known yet.
         world_size: Processes that torchrun started, on all nodes; 1: none.
 
     Raises:
@@ -36,6 +42,7 @@ def check(options: TrainerOptions, batch_size: int, trainable: int, total_bytes:
             f"data.batch_size {batch_size} can't be shared out among {options.processes} devices; give a multiple of "
             f"{options.processes}, e.g. {max(1, batch_size // options.processes) * options.processes}"
         )
+    _check_precision(options)
     if options.strategy in STAGES:
         _check_zero(options)
     elif options.offload != "none" or options.offload_folder is not None:
@@ -44,6 +51,17 @@ def check(options: TrainerOptions, batch_size: int, trainable: int, total_bytes:
             "zero2), or trainer.offload=none and no trainer.offload_folder"
         )
     _check_space(options, trainable, total_bytes)
+
+
+def held_bytes(options: TrainerOptions, parameters: Iterable[nn.Parameter]) -> int:
+    """Return the bytes of parameters as a run holds them: with ZeRO in half precision but for 32-true.
+
+    Args:
+        options: The run's.
+        parameters: In the types in which they are built.
+    """
+    halved = options.strategy in STAGES and options.precision != "32-true"
+    return sum(p.numel() * (2 if halved else p.element_size()) for p in parameters)
 
 
 def _check_processes(options: TrainerOptions, world_size: int) -> None:
@@ -60,13 +78,36 @@ def _check_processes(options: TrainerOptions, world_size: int) -> None:
 
 def _devices(options: TrainerOptions) -> tuple[int, str]:
     """Return how many processes this machine can serve, and by what."""
-    import torch
+    if _on_gpu(options):
+        import torch
 
-    if options.accelerator != "cpu" and torch.cuda.is_available():
         count = torch.cuda.device_count()
         return count, "GPU" if count == 1 else "GPUs"
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return count, "core to run on" if count == 1 else "cores to run on"
+
+
+def _on_gpu(options: TrainerOptions) -> bool:
+    import torch
+
+    return options.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def _check_precision(options: TrainerOptions) -> None:
+    """Refuse half precision of a kind that the devices lack."""
+    if _on_gpu(options):
+        import torch
+
+        if options.precision.startswith("bf16") and not torch.cuda.is_bf16_supported():
+            raise UserError(
+                f"trainer.precision={options.precision} needs a GPU with bfloat16, which this one lacks; set "
+                "trainer.precision=16-mixed or 32-true"
+            )
+    elif options.precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed needs a GPU, and this run is on the CPU; set trainer.precision=bf16-mixed or "
+            "32-true"
+        )
 
 
 def _check_zero(options: TrainerOptions) -> None:
@@ -97,27 +138,29 @@ def _check_folder(options: TrainerOptions) -> None:
     folder = Path(str(options.offload_folder))
     if not folder.is_dir():
         raise UserError(f"trainer.offload_folder '{folder}' is no folder; make it on a fast local disk")
-    from fusionbench.distributed.zero import can_offload_to_disk
+    from fusionbench.distributed.on_disk import missing
 
-    if not can_offload_to_disk(options):
+    lacking = missing(_on_gpu(options))
+    if lacking:
         raise UserError(
-            "trainer.offload_folder needs DeepSpeed's async_io, which can't be built here: install libaio-dev, g++ and "
-            "ninja, or offload to main memory with no folder"
+            f"trainer.offload_folder needs DeepSpeed's async_io, which can't be built here without {lacking}; install "
+            "that, or offload to main memory with no folder"
         )
 
 
 def _check_space(options: TrainerOptions, trainable: int, total_bytes: int) -> None:
     """Refuse to offload more than this node has room for."""
     share = options.devices / options.processes
-    memory = trainable * OPTIMIZER_BYTES * share if options.offload != "none" else 0.0
+    each = _OFFLOADED + (4 if options.precision == "32-true" else 2)
+    memory = trainable * each * share if options.offload != "none" else 0.0
     if options.offload == "all" and options.offload_folder is not None:
         free = shutil.disk_usage(options.offload_folder).free
         _compare(total_bytes * share, free, f"trainer.offload_folder '{options.offload_folder}'")
     elif options.offload == "all":
         memory += total_bytes * share
-    import psutil
+    from fusionbench.distributed.spare_memory import spare_memory
 
-    _compare(memory, psutil.virtual_memory().available, "main memory")
+    _compare(memory, spare_memory(), "main memory")
 
 
 def _compare(wanted: float, free: float, place: str) -> None:

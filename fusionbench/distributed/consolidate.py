@@ -14,7 +14,7 @@ from fusionbench.errors import UserError
 from fusionbench.layers.sharded import LazyState
 
 TAG = "checkpoint"
-_MODEL, _OPTIMIZER = "*_model_states.pt", "*_optim_states.pt"
+_MODEL, _OPTIMIZER, _SHARDED = "*_model_states.pt", "*_optim_states.pt", "zero_pp_rank_"
 # What DeepSpeed puts beside Lightning's own into a file.
 _NOT_LIGHTNINGS = frozenset(
     (
@@ -40,8 +40,21 @@ _UNREAD = (
 
 
 def world_of(folder: Path) -> int:
-    """Return how many processes wrote a sharded checkpoint."""
-    return len(list((folder / TAG).glob(_OPTIMIZER)))
+    """Return how many processes wrote a sharded checkpoint.
+
+    Raises:
+        UserError: Files are missing or damaged.
+    """
+    world: int = _load(folder, _MODEL, first=True)[0]["dp_world_size"]
+    names = [path.name for path in (folder / TAG).glob(_MODEL)]
+    parts = [len(list((folder / TAG).glob(_OPTIMIZER)))]
+    if any(name.startswith(_SHARDED) for name in names):  # stage 3: each process wrote one of these too
+        parts.append(len(names))
+    if min(parts) != world:
+        raise UserError(
+            f"'{folder}' holds {min(parts)} of {world} parts: put the missing files back, or fit the run anew"
+        )
+    return world
 
 
 def consolidate(folder: Path, optimizer: bool = True) -> dict[str, Any]:
@@ -57,9 +70,8 @@ def consolidate(folder: Path, optimizer: bool = True) -> dict[str, Any]:
     Raises:
         UserError: Files are missing or damaged.
     """
-    first, parts = _load(folder, _MODEL)[0], _load(folder, _OPTIMIZER)
-    if len(parts) != first["dp_world_size"]:
-        raise UserError(f"'{folder}' holds {len(parts)} of {first['dp_world_size']} parts; fit the run again")
+    world_of(folder)
+    first, parts = _load(folder, _MODEL, first=True)[0], _load(folder, _OPTIMIZER)
     layout = Layout(first["param_shapes"], [part["optimizer_state_dict"] for part in parts])
     buffers = {name: first["module"][name] for name in first["buffer_names"]}
     plain = {key: value for key, value in first.items() if key not in _NOT_LIGHTNINGS}
@@ -96,15 +108,18 @@ class ShardedState(LazyState):
         return len(self.buffers) + len(self.layout.names)
 
 
-def _load(folder: Path, pattern: str) -> list[dict[str, Any]]:
-    """Load the files of all processes, by rank; no code in them is run."""
+def _load(folder: Path, pattern: str, first: bool = False) -> list[dict[str, Any]]:
+    """Load the files of all processes by rank, or the first of them; no code in them is run."""
     paths = sorted((folder / TAG).glob(pattern), key=_rank)
     if not paths:
         raise UserError(f"'{folder}' is no sharded checkpoint: it has no '{TAG}/{pattern}'; fit the run again")
     unread: list[Any] = [(_Unread, f"deepspeed.{name}") for name in _UNREAD]
     try:
         with torch.serialization.safe_globals(unread):
-            return [torch.load(path, map_location="cpu", weights_only=True, mmap=True) for path in paths]
+            return [
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                for path in (paths[:1] if first else paths)
+            ]
     except Exception as error:  # torch and pickle have many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"'{folder}' could not be read: {reason}; fit the run again") from None
@@ -112,5 +127,5 @@ def _load(folder: Path, pattern: str) -> list[dict[str, Any]]:
 
 def _rank(path: Path) -> int:
     """Return the rank in ``zero_pp_rank_3_mp_rank_00_optim_states.pt``, or with ``bf16_`` before it."""
-    _, found, after = path.name.partition("zero_pp_rank_")
+    _, found, after = path.name.partition(_SHARDED)
     return int(after.split("_")[0]) if found else 0

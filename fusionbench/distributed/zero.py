@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +14,17 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from fusionbench.distributed import on_disk
 from fusionbench.distributed.checkpoints import beside, check_world, remove, replace
 from fusionbench.distributed.consolidate import TAG
 from fusionbench.distributed.deepspeed_config import deepspeed_config, fitted
+from fusionbench.distributed.precision import ZeroPrecision
+from fusionbench.distributed.prepare import prepare_deepspeed
+from fusionbench.distributed.release import let_go
 from fusionbench.layers import sharded
 from fusionbench.sections import TrainerOptions
 
@@ -38,10 +38,14 @@ class Zero(DeepSpeedStrategy):
 
     Args:
         options: The run's.
-        timeout: How long a process waits for another.
+
+    Attributes:
+        own_folder: This process's own on a disk, for parameters that are offloaded there, once there are any.
     """
 
-    def __init__(self, options: TrainerOptions, timeout: timedelta) -> None:
+    own_folder: Path | None = None
+
+    def __init__(self, options: TrainerOptions) -> None:
         self.on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
         prepare_deepspeed(self.on_gpu)
         config = deepspeed_config(options)
@@ -49,9 +53,8 @@ class Zero(DeepSpeedStrategy):
         super().__init__(
             config=config,
             cluster_environment=TorchElasticEnvironment() if options.processes > 1 else None,
-            precision_plugin=_Precision(options.precision),
+            precision_plugin=ZeroPrecision(options.precision),
             logging_level=logging.ERROR,
-            timeout=timeout,
             exclude_frozen_parameters=True,
         )
 
@@ -79,7 +82,7 @@ class Zero(DeepSpeedStrategy):
         if not dist.is_initialized():
             alone: dict[str, Any] = {"store": HashStore(), "rank": 0, "world_size": 1}
             backend = "cpu:gloo,cuda:nccl" if self.on_gpu else "gloo"
-            dist.init_process_group(backend, timeout=self._timeout, **(alone if self.world_size == 1 else {}))
+            dist.init_process_group(backend, **(alone if self.world_size == 1 else {}))
         os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # DeepSpeed reads it
         deepspeed.init_distributed("nccl" if self.on_gpu else "gloo")
 
@@ -94,8 +97,14 @@ class Zero(DeepSpeedStrategy):
         self._init_config_if_needed()
         if not deepspeed.comm.is_initialized():
             self.setup_environment()  # a run that goes on behind its fit builds before any of Lightning's loops
-        with sharded.building(self._partition()):
+        with sharded.building(self._partition(), self._announced):
             yield
+
+    def _announced(self, largest: int) -> None:
+        """Make room on a disk for parameters that are offloaded there, the largest of so many numbers."""
+        told: dict[str, Any] = self.config  # type: ignore[assignment]
+        if on_disk.offloads(told) and self.own_folder is None:
+            self.config, self.own_folder = on_disk.config_for(told, -(-largest // self.world_size))
 
     def _partition(self) -> Callable[[nn.Parameter], None]:
         """Return what takes a process's part of a parameter, in the type that the run's precision asks for."""
@@ -148,11 +157,16 @@ class Zero(DeepSpeedStrategy):
         return progress.is_last_batch or progress.current.ready == trainer.num_training_batches
 
     def release(self) -> None:
-        """Let buffers and hooks go once nothing is run any more; a process may train many networks, one by one."""
-        engine: Any = self.model
-        if hasattr(engine, "destroy"):
-            engine.destroy()
-        gc.collect()  # engine, hooks and parameters hold each other
+        """Let network, states and hooks go once nothing is run any more; a process may train many, one by one."""
+        let_go([self.model, *self.optimizers])
+        self.optimizers = []
+        self.remove_own_folder()
+
+    def remove_own_folder(self) -> None:
+        """Remove the parameters that were offloaded to a disk."""
+        if self.own_folder is not None:
+            on_disk.remove(self.own_folder)
+            self.own_folder = None
 
     def teardown(self) -> None:
         """Give torch its own linear layer back, which stage 3 replaces in the whole process.
@@ -202,49 +216,3 @@ class Zero(DeepSpeedStrategy):
         """
         check_world(Path(checkpoint_path), self.world_size)
         return super().load_checkpoint(checkpoint_path, weights_only)
-
-
-class _Precision(DeepSpeedPrecision):
-    """Leaves a network alone in 32-true, where Lightning's would turn what is held in bfloat16 into float32."""
-
-    @property
-    def held(self) -> torch.dtype | None:
-        """The type of all parameters, which DeepSpeed keeps in float32 as well where they are trained; None: own."""
-        return None if self.precision == "32-true" else self._desired_dtype
-
-    def convert_module(self, module: nn.Module) -> nn.Module:
-        """Turn the network into the type it is held in, under mixed precision too: DeepSpeed leaves buffers alone."""
-        return module if self.held is None else module.to(self.held)
-
-    def backward(self, tensor: Any, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Leave the loss as it is, which Lightning has divided by ``accumulate``; DeepSpeed would do so again."""
-        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
-
-
-def prepare_deepspeed(on_gpu: bool) -> None:
-    """Import DeepSpeed so that it is quiet and, on a CPU, compiles nothing.
-
-    Its one op for the CPU is for ``inference_all_reduce``, which training never calls; so no compiler is needed.
-
-    Args:
-        on_gpu: What it shall run on, which it reads at its first import.
-    """
-    if not on_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import deepspeed
-        import deepspeed.ops
-    logger.setLevel(logging.ERROR)
-    if not on_gpu:
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def can_offload_to_disk(options: TrainerOptions) -> bool:
-    """Whether DeepSpeed has, or can build, what reads and writes parameters on a disk."""
-    prepare_deepspeed(options.accelerator != "cpu" and torch.cuda.is_available())
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    return bool(AsyncIOBuilder().is_compatible(verbose=False))

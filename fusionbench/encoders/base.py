@@ -13,7 +13,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fusionbench.errors import UserError
@@ -104,6 +104,16 @@ class Encoder(Adaptable, ABC):
         Args:
             specs: What the modality of each view is made of, in the order of the views.
         """
+
+    def beyond_tokens(self) -> list[str]:
+        """Name the modules that ``embed``, ``encode`` and ``pool`` never run, such as a mask decoder."""
+        return []
+
+    def keep_tokens(self) -> None:
+        """Let go of these modules, for a strategy that asks for tokens and vectors alone and can never train them."""
+        own = dict(self.named_modules())
+        for parent, _, child in (name.rpartition(".") for name in self.beyond_tokens() if name in own):
+            setattr(own[parent], child, nn.Identity())
 
     def bound_layers(self, tokens: Tokens) -> Callable[[int, Tensor, Tensor | None], Tensor]:
         """Return ``layer`` for one sequence; asked for once by each ``encode``, before the first layer.

@@ -48,7 +48,8 @@ class LlamaVision(VisionLanguage):
         layers: Which of the decoder's own layers, in this order, e.g. ``[0, 1, 2]``; null: all.
         at: Before which of them a new layer stands, counted in ``layers``, rising; null: eight at the relative places
             of Llama 3.2 (3, 7, ..., 31 of 32), fewer where the decoder has not so many layers.
-        normalize: What the pictures were normalised by: ``clip``, ``imagenet``, ``half`` or ``none``, as in the data.
+        normalize: What the pictures were normalised by, which a run takes from ``data.transforms.normalize``; null:
+            ``clip``, as there.
         checkpointing: Recompute layers in the backward pass to save memory.
     """
 
@@ -66,7 +67,7 @@ class LlamaVision(VisionLanguage):
         config: Mapping[str, Any] | None = None,
         layers: Sequence[int] | None = None,
         at: Sequence[int] | None = None,
-        normalize: str = "imagenet",
+        normalize: str | Sequence[Sequence[float]] | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__(spec, checkpointing)
@@ -93,6 +94,10 @@ class LlamaVision(VisionLanguage):
         first = self.sight.each[0]
         self.sight = EachSight(self.selector, [first, *(self._sight() for _ in specs[1:])])
         self.sight.requires_grad_(True)
+
+    def beyond_tokens(self) -> list[str]:
+        """Name what sees, what reads what was seen, and a language head of its own."""
+        return ["vision", "sight", "head"]
 
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn token ids (B, L) into tokens (B, L, D); padding is masked, but never the first.
@@ -175,7 +180,9 @@ def cross_places(depth: int) -> list[int]:
     return sorted({depth * place // of for place in places})
 
 
-def _vision(options: Mapping[str, Any], normalize: str, checkpointing: bool) -> tuple[TimmViT, Pixels]:
+def _vision(
+    options: Mapping[str, Any], normalize: str | Sequence[Sequence[float]] | None, checkpointing: bool
+) -> tuple[TimmViT, Pixels]:
     """Build the vision transformer and what makes pictures into its own.
 
     Raises:

@@ -46,8 +46,9 @@ class Mllama(VisionLanguage):
         model: Hub id, e.g. ``meta-llama/Llama-3.2-11B-Vision-Instruct``; not needed for a path or an asset.
         tokenizer: ``asset:NAME``, a folder or a hub id; null: beside the weights. Random weights need one.
         config: With random weights, transformers' config: ``{text_config: {...}, vision_config: {...}}``.
-        normalize: What the pictures were normalised by: ``clip``, ``imagenet``, ``half`` or ``none``, as in the data.
-            They are turned into what the vision tower was trained on, and resized to its ``image_size``.
+        normalize: What the pictures were normalised by, which a run takes from ``data.transforms.normalize``; null:
+            ``clip``, as there. They are turned into what the vision tower was trained on, and resized to its
+            ``image_size``.
         dtype: Of the frozen weights.
         checkpointing: Recompute each layer, those of the vision tower too, in the backward pass to save memory.
     """
@@ -63,7 +64,7 @@ class Mllama(VisionLanguage):
         model: str | None = None,
         tokenizer: str | None = None,
         config: Mapping[str, Any] | None = None,
-        normalize: str = "imagenet",
+        normalize: str | Sequence[Sequence[float]] | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
         checkpointing: bool = False,
     ) -> None:
@@ -97,6 +98,11 @@ class Mllama(VisionLanguage):
     def furnish(self, specs: Sequence[ModalitySpec]) -> None:
         """Hold what the tuning method trains in float32."""
         widen(self, self.held)
+
+    def beyond_tokens(self) -> list[str]:
+        """Name what sees, the layers that read what was seen, and the language head."""
+        reading = [f"net.model.language_model.layers.{index}" for index in self.cross_layers]
+        return ["net.model.vision_model", "net.model.multi_modal_projector", "net.lm_head", *reading]
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse a tokenizer made for another model.

@@ -91,6 +91,15 @@ class UNet(Encoder):
         logits: Tensor = self.head(self.decoder([pyramid.images, pyramid.stem, *pyramid.skips]))
         return logits
 
+    def beyond_tokens(self) -> list[str]:
+        """Name the mask decoder."""
+        return ["decoder", "head"]
+
+    def keep_tokens(self) -> None:
+        """Let go of the mask decoder."""
+        super().keep_tokens()
+        self.segment = False
+
     def embed(self, inputs: Tensor) -> Tokens:
         """Turn (B, 3, H, W) into the deepest stage's places, (B, H'·W', D)."""
         return Tokens(self.pyramid(inputs).skips[-1].flatten(2).mT)

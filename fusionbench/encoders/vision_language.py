@@ -157,7 +157,7 @@ class Pixels(nn.Module):
 
     Args:
         normalize: What they were normalised by, as in the transform's option of that name: ``clip``, ``imagenet``,
-            ``half`` or ``none``.
+            ``half``, ``none``, or means and standard deviations; None: ``clip``, the transform's default.
         mean: Of the tower's training pictures, by channel, for values in 0..1.
         deviation: Standard deviations of the same.
         size: Height and width in pixels to which pictures are resized (bilinear, antialiased); None: they stay.
@@ -170,14 +170,21 @@ class Pixels(nn.Module):
     shift_C11: Tensor
 
     def __init__(
-        self, normalize: str, *, mean: Sequence[float], deviation: Sequence[float], size: int | None = None
+        self,
+        normalize: str | Sequence[Sequence[float]] | None,
+        *,
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        size: int | None = None,
     ) -> None:
         super().__init__()
         from fusionbench.data.transforms import NORMALIZE
 
-        if normalize not in NORMALIZE:
-            raise UserError(f"unknown encoder.normalize '{normalize}'{nearest(normalize, NORMALIZE)}")
-        given, wanted = torch.tensor(NORMALIZE[normalize]), torch.tensor([list(mean), list(deviation)])
+        known = "clip" if normalize is None else normalize
+        if isinstance(known, str) and known not in NORMALIZE:
+            raise UserError(f"unknown encoder.normalize '{known}'{nearest(known, NORMALIZE)}")
+        given = torch.tensor(NORMALIZE[known] if isinstance(known, str) else [list(row) for row in known])
+        wanted = torch.tensor([list(mean), list(deviation)])
         self.register_buffer("scale_C11", (given[1] / wanted[1]).view(3, 1, 1), persistent=False)
         self.register_buffer("shift_C11", ((given[0] - wanted[0]) / wanted[1]).view(3, 1, 1), persistent=False)
         self.size = size

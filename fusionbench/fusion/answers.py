@@ -14,7 +14,7 @@ from fusionbench.encoders.vision_language import Memory, Past, VisionLanguage
 from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.fusion.base import Criterion
 from fusionbench.fusion.wording import LanguageTokenizer, Prompt, Wording
-from fusionbench.types import Problem
+from fusionbench.types import Answers, Problem
 
 _DECODE = ("likelihood", "generate")
 
@@ -39,8 +39,9 @@ class Answering(nn.Module):
     itself, and its positions go on behind the prompt, so the prompt's keys and values are computed once.
 
     The loss is the mean next-token cross-entropy of the true class's answer alone, averaged over cases, which class
-    weights weigh; label smoothing has no part in it. With several classes to a case, which the paper has not, ours is
-    the task's binary cross-entropy of the likelihoods under a learned scale and bias of each class.
+    weights weigh; it has no part for the other classes, so label smoothing is refused. With several classes to a case,
+    which the paper has not, ours is the task's binary cross-entropy of the likelihoods under a learned scale and bias
+    of each class.
 
     Args:
         problem: Modalities and classes.
@@ -103,8 +104,8 @@ class Answering(nn.Module):
         return Reading(self.scale * scores + self.bias if self.multilabel else scores, summaries)
 
     @torch.no_grad()
-    def write(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Tensor:
-        """Write greedily and return the class that each text names, (B,) int64, -1 where it names none.
+    def write(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Answers:
+        """Write greedily and return each text with what it names.
 
         The prompt and the memories are read once; each further pass is of one token. It stops once all cases have ended
         their texts, those of other processes included: where these differ in how many passes they make, a sharded model
@@ -124,9 +125,9 @@ class Answering(nn.Module):
                 break
             open_BN = torch.cat([open_BN, torch.ones_like(ended_B1)], dim=1)
             mask, positions = open_BN[:, None], positions[:, -1:] + 1
-        return self.wording.named(torch.cat(texts, dim=1))
+        return self.wording.read(torch.cat(texts, dim=1))
 
-    def answers(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Tensor | None:
+    def answers(self, encoder: VisionLanguage, prompt: Prompt, memories: Mapping[int, Memory]) -> Answers | None:
         """Return what ``write`` does, in evaluation and if it was asked for; else None."""
         return self.write(encoder, prompt, memories) if self.writes and not self.training else None
 
@@ -171,6 +172,11 @@ def _all_of_all(flags: Tensor) -> bool:
 def _mean(values_BPD: Tensor, open_BP: Tensor) -> Tensor:
     weight_BP1 = open_BP[..., None].to(values_BPD.dtype)
     return (values_BPD * weight_BP1).sum(dim=1) / weight_BP1.sum(dim=1)
+
+
+def answering_of(network: nn.Module) -> Answering | None:
+    """Return what asks a language model in a network, None where nothing does."""
+    return next((m for m in network.modules() if isinstance(m, Answering)), None)
 
 
 @contextmanager

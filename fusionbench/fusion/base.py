@@ -57,6 +57,7 @@ class Strategy(nn.Module, ABC):
         part_metrics: Part to the validation metric by which ``trainer.stop: per_part`` stops it, ``<monitor>`` being
             ``trainer.monitor``; a part without one is trained to the end.
         views: Its encoders.
+        draws: Whether ``forward`` also makes maps that nothing but a picture of them needs.
     """
 
     needs_all: ClassVar[bool] = False
@@ -68,6 +69,7 @@ class Strategy(nn.Module, ABC):
     part_metrics: ClassVar[Mapping[str, str]] = {}
 
     views: Views
+    draws: bool = False
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -170,7 +172,7 @@ class LateFusion(Strategy):
 
     def __init__(self, problem: Problem, pool: EncoderPool) -> None:
         super().__init__(problem)
-        self.views = pool.views({name: name for name in self.names})
+        self.views = pool.token_views({name: name for name in self.names})
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
         """Encode every modality in one call and combine the vectors."""

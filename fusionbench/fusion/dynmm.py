@@ -14,6 +14,7 @@ from fusionbench.adapt.views import EncoderPool
 from fusionbench.encoders.base import Tokens
 from fusionbench.errors import UserError, check_number, nearest
 from fusionbench.fusion.base import Criterion, Strategy, UnimodalState, linear
+from fusionbench.layers import deferred
 from fusionbench.layers.expert_gate import expert_weights, joined, modality_weights
 from fusionbench.registry import register
 from fusionbench.types import Batch, Output, Problem
@@ -89,7 +90,7 @@ class DynMM(Strategy):
         self.hard, self.temperature = gate == "straight_through", temperature
         self.resource_weight, self.frozen, self.settled = resource_weight, experts == "frozen", False
         self.own = (unimodal,) if unimodal else self.names
-        self.views = pool.views(self._roles())
+        self.views = pool.token_views(self._roles())
         width = {n: self.views.width(self._joint_view(n)) for n in self.names}
         self.heads = nn.ModuleDict({n: linear(width[n], self.classes) for n in self.own})
         self.head = linear(sum(width.values()), self.classes)
@@ -205,4 +206,4 @@ def _settle(module: nn.Module) -> None:
         for name, parameter in list(part.named_parameters(recurse=False)):
             if parameter.requires_grad:
                 delattr(part, name)
-                part.register_buffer(name, parameter.detach())
+                part.register_buffer(name, deferred.values(parameter))

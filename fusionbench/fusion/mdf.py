@@ -23,6 +23,7 @@ from fusionbench.registry import register
 from fusionbench.types import Batch, Output, Problem
 
 _FREEZES = ("unet", "language_model")
+_GATE = 0.1
 
 
 @register
@@ -52,7 +53,8 @@ class MDF(Strategy):
         query: ``unet``: the skips ask the vision tokens and join what a layer reads; ``vision``: the other way.
         alpha: Where the scale α of the cross-attention starts.
         learn_alpha: Whether α is learned.
-        gate: Where the gate g of the joined tokens starts; 0 and 1 stay, closed and open. Only with ``query: unet``.
+        gate: Where the gate g of the joined tokens starts; 0 and 1 stay, closed and open. Null: 0.1. Only with
+            ``query: unet``.
         grid: Places to a side to which each skip is averaged.
         heads: Heads of the cross-attention.
         freeze: Of ``unet`` and ``language_model`` what is not trained, whatever the tuning method. What starts at
@@ -88,7 +90,7 @@ class MDF(Strategy):
         query: Literal["unet", "vision"] = "unet",
         alpha: float = 0.1,
         learn_alpha: bool = True,
-        gate: float = 0.1,
+        gate: float | None = None,
         grid: int = 16,
         heads: int = 8,
         freeze: Sequence[str] = (),
@@ -107,12 +109,14 @@ class MDF(Strategy):
         decoder, unet = language_model(self.views, self.text), self.unet()
         unet.net.requires_grad_("unet" not in freeze)
         _check_mask(mask, unet.segment, problem.modalities[self.picture].instances, cross)
+        if cross:
+            _check_cross(query, alpha, learn_alpha, gate)
         self.layers = fused_layers(decoder.cross_layers, len(unet.skip_channels), layers)
         self.first = len(unet.skip_channels) - len(self.layers)
         self.blocks, self.films = nn.ModuleDict(), nn.ModuleDict()
         for index, channels in zip(map(str, self.layers), unet.skip_channels[self.first :], strict=True):
             if cross:
-                scale = {"alpha": alpha, "gate": gate}
+                scale = {"alpha": alpha, "gate": _GATE if gate is None else gate}
                 self.blocks[index] = CrossModal(
                     decoder.width, channels, heads=heads, grid=grid, query=query, learn_alpha=learn_alpha, **scale
                 )
@@ -140,7 +144,7 @@ class MDF(Strategy):
         return encoder
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:
-        """Fuse the skips, score the names, and predict mask and, in evaluation, maps of attention."""
+        """Fuse the skips, score the names, and predict the mask and, where they are drawn, maps of attention."""
         with question(self, inputs, present_BM) as asked:
             rows, cases = asked.rows, len(present_BM)
             with rows.alone(self.unet()):
@@ -167,8 +171,10 @@ class MDF(Strategy):
         return terms
 
     def scores(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the mask's Dice score of each case that has one."""
-        return {} if self.mask is None else {"dice": dice_scores(*self._masks(self.mask, output, batch))}
+        """Return the mask's Dice score of each case that has one; none where the data have no such mask."""
+        if self.mask is None or self.mask not in batch.extras:
+            return {}
+        return {"dice": dice_scores(*self._masks(self.mask, output, batch))}
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return what is trained: U-Net, language model, and what fuses them."""
@@ -181,7 +187,7 @@ class MDF(Strategy):
         """Return what each fused layer reads, by pictures."""
         pairs = zip(self.layers, skips[self.first :], strict=True)
         blocks = ((i, self.blocks[str(i)], skip) for i, skip in pairs if str(i) in self.blocks)
-        return {i: block(skip, seen_RTD, shown_R, maps=not self.training) for i, block, skip in blocks}
+        return {i: block(skip, seen_RTD, shown_R, maps=self.draws) for i, block, skip in blocks}
 
     def _segment(self, pyramid: Pyramid, summaries: Mapping[int, Tensor], rows: PresentRows) -> Tensor:
         """Let what the language model made of a skip's layer scale and shift that skip; return the mask's logits."""
@@ -240,6 +246,20 @@ def _check_mask(mask: str | None, segment: bool, slices: int, cross: bool) -> No
         raise UserError(f"'fusion.mask' is '{mask}', but the U-Net has no mask decoder; give its encoder segment=true")
     if mask is not None and slices != 1:
         raise UserError(f"'fusion.mask' needs one picture to a case, not {slices}; leave it out")
+
+
+def _check_cross(query: str, alpha: float, learn_alpha: bool, gate: float | None) -> None:
+    """Refuse options that have no effect, or leave what attends without any."""
+    if query == "vision" and gate is not None:
+        raise UserError(
+            f"'fusion.gate' is {gate:g}, but 'fusion.query: vision' joins no tokens that it could gate: set "
+            "fusion.gate=null, or fusion.query=unet"
+        )
+    if alpha == 0 and not learn_alpha:
+        raise UserError(
+            "'fusion.alpha' is 0 and not learned, so the cross-attention would never count: give another alpha or "
+            "fusion.learn_alpha=true, or leave it out by fusion.cross=false"
+        )
 
 
 def _trained(module: nn.Module) -> list[nn.Parameter]:

@@ -28,8 +28,11 @@ class MLLM(Strategy):
             for the list of names. It goes on behind the text, and has a space neither right before it nor at its end.
             Special tokens are spelled, so for Llama 3.2 it begins with ``<|begin_of_text|>``.
         decode: ``likelihood``: the most likely name. ``generate``: beside it, in evaluation, the model writes and its
-            text is searched for names; one that names none counts as wrong, as in the paper, or several, as ours.
-        max_new_tokens: How many tokens it writes at most.
+            text is searched for class names; one that names none counts as wrong, as in the paper, or several, as ours.
+            Class names alone count: on ``fundus`` "Best disease" names none, while the paper seems to take a disease's
+            name for its class, there ``inherited``. Texts are kept in the table of predictions, which is tracked: words
+            of the model's own, among which it may repeat words of the clinical text.
+        max_new_tokens: How many tokens it writes, and are kept, at most.
     """
 
     modality_count: ClassVar[tuple[int, int | None]] = (2, 2)

@@ -50,7 +50,7 @@ class MMMIL(Strategy):
         super().__init__(problem)
         check_number("fusion.heads", heads, least=1)
         check_number("fusion.hidden", hidden, least=1)
-        self.views = pool.views({name: name for name in self.names})
+        self.views = pool.token_views({name: name for name in self.names})
         widths = {name: self.views.width(name) for name in self.names}
         width = max(widths.values())
         self.projections = nn.ModuleDict({n: nn.Linear(w, width) for n, w in widths.items() if w != width})

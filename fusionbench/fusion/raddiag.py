@@ -57,7 +57,7 @@ class RadDiag(Strategy):
         check_number("fusion.slice_layers", slice_layers, least=1)
         check_number("fusion.layers", layers, least=1)
         check_number("fusion.ratio", ratio, above=0)
-        self.views = pool.views({name: name for name in self.names})
+        self.views = pool.token_views({name: name for name in self.names})
         widths = {name: self.views.width(name) for name in self.names}
         width = max(widths.values())
         check_heads("fusion.slice_heads", slice_heads, width)

@@ -65,7 +65,7 @@ class SFusion(Strategy):
         check_number("fusion.ratio", ratio, above=0)
         check_number("fusion.dropout", dropout, least=0, below=1)
         self.tokens = tokens
-        self.views = pool.views({name: name for name in self.names})
+        self.views = pool.token_views({name: name for name in self.names})
         widths = {name: self.views.width(name) for name in self.names}
         width = max(widths.values())
         check_heads("fusion.heads", heads, width)

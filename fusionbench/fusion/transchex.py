@@ -59,7 +59,7 @@ class TransCheX(Strategy):
         check_number("fusion.dropout", dropout, least=0, below=1)
         self.language = _language(problem)
         self.vision = tuple(name for name in self.names if name != self.language)
-        self.views = pool.views({name: name for name in self.names})
+        self.views = pool.token_views({name: name for name in self.names})
         width = self.views.width(self.language)
         heads = _heads(heads, width)
         self.projections = projections({name: self.views.width(name) for name in self.vision}, width)

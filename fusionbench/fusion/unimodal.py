@@ -43,7 +43,7 @@ class Unimodal(Strategy):
             raise UserError(f"there is no modality '{modality}' for unimodal{nearest(modality, self.names)}")
         self.modality = modality or self.names[0]
         self.slice_pool = slice_pool
-        self.views = pool.views({self.modality: self.modality})
+        self.views = pool.token_views({self.modality: self.modality})
         self.head = linear(self.views.width(self.modality), self.classes)
 
     def forward(self, inputs: Mapping[str, Tensor], present_BM: Tensor) -> Output:

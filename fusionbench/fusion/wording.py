@@ -10,8 +10,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import UserError
+from fusionbench.errors import UserError, nearest
+from fusionbench.types import Answers
 
+_PLACES = ("text", "classes")  # what a prompt may hold in braces
 LONGEST = 32  # tokens of a class name: a longer one is a sentence, whose mean likelihood says little of the class
 
 
@@ -54,6 +56,7 @@ class Wording(nn.Module):
         classes: In label order.
 
     Attributes:
+        classes: Their names as the data have them.
         names: The classes in words.
         end_id: The end-of-text token.
 
@@ -77,7 +80,7 @@ class Wording(nn.Module):
                 "the language model's tokenizer has no end-of-text token; give another by encoder.tokenizer=PATH "
                 "(encoder.MODALITY.tokenizer=PATH where each modality has its own encoder)"
             )
-        self.names = tuple(words(name) for name in classes)
+        self.classes, self.names = tuple(classes), tuple(words(name) for name in classes)
         self.tokenizer, self.pad_id, self.end_id = tokenizer, tokenizer.pad_id, tokenizer.end_id
         before, after = _around(template, self.names)
         suffix = tokenizer.spelled(after)
@@ -108,10 +111,12 @@ class Wording(nn.Module):
         # No product of matrices: under autocast it would be rounded to bfloat16, in which classes tie.
         return (chosen_BU[..., None] * self.own_UK).sum(dim=1) / self.own_UK.sum(dim=0)
 
-    def named(self, texts_BN: Tensor) -> Tensor:
-        """Return the class that each written text (B, N) names, (B,) int64, -1 where it names none."""
-        found = [find(self.tokenizer.decode(_until(row, self.end_id)), self.names) for row in texts_BN.tolist()]
-        return torch.tensor(found, dtype=torch.int64, device=texts_BN.device)
+    def read(self, ids_BN: Tensor) -> Answers:
+        """Return what each written text (B, N), given as token ids, says and names."""
+        texts = [self.tokenizer.decode(_until(row, self.end_id)) for row in ids_BN.tolist()]
+        named = [said(text, self.names) for text in texts]
+        one = torch.tensor([_only(found) for found in named], dtype=torch.int64, device=ids_BN.device)
+        return Answers(one, [" | ".join(self.classes[k] for k in found) for found in named], texts)
 
     def _lay_out(self, answers: Sequence[Sequence[int]]) -> None:
         """Keep the names' tokens, and where the likelihood of each of the U answer tokens is read."""
@@ -138,18 +143,29 @@ def words(name: str) -> str:
 
 
 def find(text: str, names: Sequence[str]) -> int:
-    """Return the one name that a text says, as whole words and whatever the case of letters; -1 if none or several.
+    """Return the one name that a text says; -1 if none or several.
 
-    What is said inside of a longer name does not count. A text that says two names, as in "not inherited, acquired",
-    names no single class: ours, since only a reader could tell which is meant.
+    A text that says two names, as in "not inherited, acquired", names no single class: ours, since only a reader could
+    tell which is meant.
     """
-    said, hits = " ".join(text.casefold().split()), []
+    return _only(said(text, names))
+
+
+def said(text: str, names: Sequence[str]) -> list[int]:
+    """Return which names a text says, as whole words and whatever the case of letters, in the order of the names.
+
+    What is said inside of a longer name does not count.
+    """
+    whole_text, hits = " ".join(text.casefold().split()), []
     for index, name in enumerate(names):
         whole = rf"(?<![^\W_]){re.escape(name.casefold())}(?![^\W_])"
-        hits += [(found.start(), found.end(), index) for found in re.finditer(whole, said)]
+        hits += [(found.start(), found.end(), index) for found in re.finditer(whole, whole_text)]
     inside = {a for a in hits for b in hits if b[0] <= a[0] and a[1] <= b[1] and a[1] - a[0] < b[1] - b[0]}
-    left = {index for _, _, index in set(hits) - inside}
-    return left.pop() if len(left) == 1 else -1
+    return sorted({index for _, _, index in set(hits) - inside})
+
+
+def _only(found: Sequence[int]) -> int:
+    return found[0] if len(found) == 1 else -1
 
 
 def _until(ids: Sequence[int], end: int) -> Sequence[int]:
@@ -162,6 +178,9 @@ def _around(template: str, names: Iterable[str]) -> tuple[str, str]:
     Raises:
         UserError: The template cannot be used.
     """
+    for place in re.findall(r"\{(\w+)\}", template):
+        if place not in _PLACES:
+            raise UserError(f"'fusion.prompt' holds {{{place}}}, for which nothing is put{nearest(place, _PLACES)}")
     parts = template.split("{text}")
     if len(parts) != 2:
         raise UserError(

@@ -19,21 +19,31 @@ from fusionbench.layers import deferred
 Partition = Callable[[nn.Parameter], None]
 _COPIES: ContextVar[Mapping[int, Tensor]] = ContextVar("copies", default=MappingProxyType({}))
 _PARTITION: ContextVar[Partition | None] = ContextVar("partition", default=None)
+_ANNOUNCED: ContextVar[Callable[[int], None] | None] = ContextVar("announced", default=None)
 
 
 @contextmanager
-def building(part: Partition) -> Iterator[None]:
+def building(part: Partition, announced: Callable[[int], None] | None = None) -> Iterator[None]:
     """Let a network that is built now be held in parts: files' weights stay in their files until ``partition``.
 
     Args:
         part: Takes this process's part of a parameter and lets the rest go.
+        announced: Told, before any is parted, how many numbers the largest parameter has.
     """
-    token = _PARTITION.set(part)
+    tokens = _PARTITION.set(part), _ANNOUNCED.set(announced)
     try:
         with deferred.deferring():
             yield
     finally:
-        _PARTITION.reset(token)
+        _PARTITION.reset(tokens[0])
+        _ANNOUNCED.reset(tokens[1])
+
+
+def announce(parameters: Iterable[nn.Parameter]) -> None:
+    """Tell what parameters will be parted, if the network is built so."""
+    announced = _ANNOUNCED.get()
+    if announced is not None:
+        announced(max((numel(parameter) for parameter in parameters), default=0))
 
 
 def partition(parameter: nn.Parameter) -> None:

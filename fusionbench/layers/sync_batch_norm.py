@@ -10,8 +10,10 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fusionbench.layers.wide_batch_norm import WideBatchNorm, WideBatchNormAct
 
-class SyncBatchNorm(_BatchNorm):
+
+class SyncBatchNorm(WideBatchNorm):
     """A BatchNorm1d, 2d or 3d over all processes, on any device.
 
     ``torch.nn.SyncBatchNorm`` takes GPU tensors alone, and always counts what it is given. Here a process whose batch
@@ -25,15 +27,12 @@ class SyncBatchNorm(_BatchNorm):
 
     idle: bool = False
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Take whatever shape the norm that this one stands for takes."""
-
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, ...), where B may differ between processes."""
         return _normalise(self, input) if self.training else super().forward(input)
 
 
-class SyncBatchNormAct(BatchNormAct2d):  # type: ignore[misc]  # timm has no types
+class SyncBatchNormAct(WideBatchNormAct):
     """The same for timm's batch norm with an activation behind it."""
 
     idle: bool = False
@@ -41,7 +40,7 @@ class SyncBatchNormAct(BatchNormAct2d):  # type: ignore[misc]  # timm has no typ
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W) and apply dropout and activation."""
         if not self.training:
-            return super().forward(x)  # type: ignore[no-any-return]
+            return super().forward(x)
         return self.act(self.drop(_normalise(self, x)))  # type: ignore[no-any-return]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from fusionbench.plan.memory import Need
+from fusionbench.plan.need import Need
 from fusionbench.sections import TrainerOptions
 
 ROOM = 0.9  # our choice: a tenth is left for CUDA's own and for what its allocator cannot use
@@ -43,20 +44,53 @@ def ways(options: TrainerOptions) -> list[TrainerOptions]:
     ]
 
 
-def first_that_fits(needs: Callable[[int], Sequence[Need]], cases: int, gpu: float, main: float) -> Choice | None:
+@dataclass(frozen=True)
+class Limits:
+    """What there is.
+
+    Attributes:
+        gpu: Bytes of each GPU's memory.
+        main: Bytes of a node's main memory.
+    """
+
+    gpu: float
+    main: float = math.inf
+
+    def holds(self, need: Need) -> bool:
+        """Whether each GPU has room for it."""
+        return need.total <= ROOM * self.gpu
+
+    def fits(self, need: Need) -> bool:
+        """Whether each GPU and each node has room for it."""
+        return self.holds(need) and need.main <= self.main
+
+
+def first_that_fits(needs: Callable[[int], Sequence[Need]], cases: int, limits: Limits) -> Choice | None:
     """Return the first way that fits, or else with the largest part of the micro-batch with which any does.
 
     Args:
         needs: What each way needs, in order, by the cases of a micro-batch.
         cases: Of the config's micro-batch.
-        gpu: Bytes of each GPU's memory.
-        main: Bytes of a node's main memory.
+        limits: What there is.
     """
     for part in _divisors(cases):
         for need in needs(cases // part):
-            if need.total <= ROOM * gpu and need.main <= main:
+            if limits.fits(need):
                 return Choice(need, cases // part, part)
     return None
+
+
+def nearest_to_fit(needs: Sequence[Need], limits: Limits) -> Need:
+    """Return what is nearest to fitting where nothing does: on the GPUs with the least main memory, or else the least.
+
+    Args:
+        needs: What each way needs.
+        limits: What there is.
+    """
+    held = [need for need in needs if limits.holds(need)]
+    if held:
+        return min(held, key=lambda need: need.main)
+    return min(needs, key=lambda need: need.total)
 
 
 def overrides(choice: Choice, given: TrainerOptions, batch_size: int) -> list[str]:
@@ -67,10 +101,12 @@ def overrides(choice: Choice, given: TrainerOptions, batch_size: int) -> list[st
         given: The config's options.
         batch_size: The config's.
     """
-    chosen = replace(choice.need.options, accumulate=given.accumulate * choice.parts)
+    limit = given.limit_train_batches and given.limit_train_batches * choice.parts  # as many cases an epoch as before
+    accumulate = given.accumulate * choice.parts
+    chosen = replace(choice.need.options, accumulate=accumulate, limit_train_batches=limit)
     told = [
         f"trainer.{name}={getattr(chosen, name)}"
-        for name in ("strategy", "devices", "offload", "accumulate")
+        for name in ("strategy", "devices", "offload", "accumulate", "limit_train_batches")
         if getattr(chosen, name) != getattr(given, name)
     ]
     return [*told, *([f"data.batch_size={batch_size // choice.parts}"] if choice.parts > 1 else [])]

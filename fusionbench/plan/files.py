@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from fusionbench.files import write_bytes
-from fusionbench.plan.memory import Need
+from fusionbench.plan.need import Need
 from fusionbench.plan.parts import Part
 
 

@@ -15,28 +15,31 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from fusionbench import build, training
 from fusionbench import config as configs
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
+from fusionbench.distributed.strategy import strategy
+from fusionbench.distributed.zero import Zero
 
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def measure(config: Config, steps: int = 2) -> int:
-    """Train some steps on one device and return the peak in bytes.
+    """Train some steps and return the peak of this process's device in bytes.
 
     Args:
-        config: The run's config; ``trainer.devices`` and ``trainer.strategy`` are left aside.
+        config: The run's config; of several devices, each of whose processes has joined the group and calls this.
         steps: Optimizer steps; the second is the first with all optimizer states.
     """
     source = build.data(config)
     trainer = _trainer(config, steps)
     on_gpu = trainer.strategy.root_device.type == "cuda"
     if not on_gpu:
-        _warm_up(source)
+        _warm_up(config, source)
     before = _start(on_gpu)
     trainer.fit(build.task(config, source), train_dataloaders=source.train_dataloader())
     return _peak(on_gpu) - before
@@ -47,7 +50,8 @@ def _trainer(config: Config, steps: int) -> L.Trainer:
     training.quiet()
     return L.Trainer(
         accelerator=options.accelerator,
-        devices=1,
+        devices=options.devices,
+        strategy=strategy(options),
         precision=options.precision,
         max_steps=steps,
         accumulate_grad_batches=options.accumulate,
@@ -60,13 +64,29 @@ def _trainer(config: Config, steps: int) -> L.Trainer:
     )
 
 
-def _warm_up(source: FusionData) -> None:
-    """Have libraries loaded that are loaded when first used, which is no memory of the training."""
+class _Toy(L.LightningModule):
+    """Learns nothing, the way a task does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 2))
+
+    def training_step(self, images: Tensor) -> Tensor:
+        """Return a number."""
+        return self.network(images).float().sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimizer."""
+        return torch.optim.AdamW(self.parameters())
+
+
+def _warm_up(config: Config, source: FusionData) -> None:
+    """Have libraries loaded that are loaded when first used, DeepSpeed's too: they are no memory of the training."""
     next(iter(source.train_dataloader()))
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 2))
-    optimizer = torch.optim.AdamW(network.parameters())
-    network(torch.zeros(2, 3, 8, 8)).sum().backward()
-    optimizer.step()
+    trainer = _trainer(config, 1)
+    trainer.fit(_Toy(), DataLoader([torch.zeros(2, 3, 8, 8)] * config.trainer.accumulate, batch_size=None))
+    if isinstance(trainer.strategy, Zero):
+        trainer.strategy.release()
 
 
 def _start(on_gpu: bool) -> int:

@@ -6,17 +6,21 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from torch.nn import Parameter
+
 from fusionbench import build
 from fusionbench.config import Config
 from fusionbench.data.module import FusionData
 from fusionbench.fusion.base import Strategy
 from fusionbench.layers.skeleton import skeleton
-from fusionbench.optim.groups import parameter_groups
+from fusionbench.optim.groups import Groups, parameter_groups
 from fusionbench.plan.activations import Rehearsal
 from fusionbench.plan.batch import micro_batch, share
-from fusionbench.plan.choice import Choice, first_that_fits, ways
-from fusionbench.plan.memory import Memory, Need, Sizes
+from fusionbench.plan.choice import Choice, Limits, first_that_fits, ways
+from fusionbench.plan.memory import Memory
+from fusionbench.plan.need import Need
 from fusionbench.plan.parts import Part, parts
+from fusionbench.plan.sizes import Sizes
 from fusionbench.preflight import one_sentence
 
 
@@ -75,14 +79,13 @@ class TrainingPlan:
             found.append(self._memory.need(options, self._activations(held, cases)))
         return found
 
-    def choice(self, gpu: float, main: float) -> Choice | None:
+    def choice(self, limits: Limits) -> Choice | None:
         """Return what fits, with less of a micro-batch if need be; None if nothing does.
 
         Args:
-            gpu: Bytes of each GPU.
-            main: Bytes of a node's main memory.
+            limits: What there is.
         """
-        return first_that_fits(self.needs, self.cases, gpu, main)
+        return first_that_fits(self.needs, self.cases, limits)
 
     def steps(self) -> Steps:
         """Count cases and steps."""
@@ -103,7 +106,8 @@ class TrainingPlan:
 
     @cached_property
     def _memory(self) -> Memory:
-        sizes = Sizes.of(self._rehearsal(self._held).network)
+        made = self._rehearsal(self._held).network
+        sizes = Sizes.of(made, _groups(self.config, made))
         return Memory(sizes, build.task(self.config, self.source).make_optimizer, self.on_gpu)
 
     def _rehearsal(self, precision: str) -> Rehearsal:
@@ -135,5 +139,10 @@ def network(config: Config, source: FusionData) -> Strategy:
     """
     with one_sentence("fusion, encoder or adapt"), skeleton():
         made = build.strategy(config, source.problem)
-    parameter_groups(made.parameters(), made.parts(), parts=config.optimizer.get("parts"))
+    _groups(config, made)
     return made
+
+
+def _groups(config: Config, made: Strategy) -> list[Parameter] | Groups:
+    """Return what the optimizer takes; a part that the strategy does not have is refused."""
+    return parameter_groups(made.parameters(), made.parts(), parts=config.optimizer.get("parts"))

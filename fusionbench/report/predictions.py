@@ -2,8 +2,9 @@
 
 One row a case: ``case``, ``group`` (hashed), ``split``; ``target`` (class index), or ``target.<class>`` (0/1) when
 multi-label; ``prob.<class>``; for each branch ``branch.<name>.<class>``; ``weight.<modality>``, ``present.<modality>``;
-``score.<name>``, further scores such as Dice, nan where a case has none; ``answer``, the class that an answer in words
-names, -1 for none.
+``score.<name>``, further scores such as Dice, nan where a case has none; ``answer``, the index of the class that an
+answer in words names, -1 for none or several; ``answer_named``, the names of all classes that it names, `` | `` between
+them; ``answer_text``, the answer as it was written, of ``fusion.max_new_tokens`` tokens at most.
 A branch's probabilities are nan, or its modality's ``present`` is false, where it had nothing to look at.
 """
 
@@ -97,7 +98,7 @@ def case_scores(table: pd.DataFrame, classes: Sequence[str]) -> dict[str, NDArra
 
 
 def given_answers(table: pd.DataFrame, classes: Sequence[str]) -> NDArray[np.int64] | None:
-    """Return the class that each answer in words names, (N,), -1 for none; None where nothing was answered.
+    """Return the class that each answer in words names, (N,), -1 for none or several; None where nothing was answered.
 
     Raises:
         UserError: An answer is no class and not -1.

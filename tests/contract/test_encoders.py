@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from fusionbench import registry
 from fusionbench.adapt.base import Adaptation
-from fusionbench.adapt.views import EncoderPool, Views
+from fusionbench.adapt.views import EncoderPool, Views, trained_base
 from fusionbench.encoders.base import Encoder
 from fusionbench.encoders.vision_language import Memory, VisionLanguage
 from fusionbench.errors import UserError
+from fusionbench.files import write_tensors
+from fusionbench.layers.frozen import trained_state
 
 ENCODERS = registry.names("encoder")
 METHODS = registry.names("adapt")
@@ -49,13 +51,16 @@ def build(name: str) -> tuple[Encoder, Tensor]:
     return encoder, value.flatten(0, 1) if SPECS[read].is_image else value
 
 
-def views(name: str, how: Adaptation) -> tuple[Views, dict[str, Tensor]]:
+def views(name: str, how: Adaptation, only_tokens: bool = False) -> tuple[Views, dict[str, Tensor]]:
     """Return two views of an encoder under a tuning method, and inputs for each."""
     read = modality(name)
     made = problem((read,))
-    pool = EncoderPool(made.modalities, {read: encoder_node(name)}, how)
+    kind, options = encoder_node(name)
+    more = {"segment": True} if name == "unet" else {}
+    pool = EncoderPool(made.modalities, {read: (kind, {**options, **(more if only_tokens else {})})}, how)
     inputs = {view: build(name)[1] for view in ("primary/x", "auxiliary/x")}
-    return pool.views(dict.fromkeys(inputs, read)).eval(), inputs
+    given = dict.fromkeys(inputs, read)
+    return (pool.token_views(given) if only_tokens else pool.views(given)).eval(), inputs
 
 
 def run(made: Views, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -166,10 +171,10 @@ def test_weights_that_are_not_there_are_refused_in_a_sentence(name: str) -> None
     assert "\n" not in str(caught.value)
 
 
-def fits(name: str, method: str) -> tuple[Views, dict[str, Tensor]]:
+def fits(name: str, method: str, only_tokens: bool = False) -> tuple[Views, dict[str, Tensor]]:
     """Build two views; a method may refuse an encoder without its sites, in a sentence, but never a ViT."""
     try:
-        return views(name, adaptation(method))
+        return views(name, adaptation(method), only_tokens)
     except UserError as error:
         if name == "timm_vit" or "\n" in str(error):
             raise
@@ -210,6 +215,31 @@ def test_what_a_tuning_method_trains_gets_gradients_and_the_rest_none(name: str,
             assert value.grad is None, parameter
 
 
+def test_where_tokens_alone_are_asked_for_all_that_is_trained_makes_them(name: str, method: str) -> None:
+    made, inputs = fits(name, method, only_tokens=True)
+    with torch.no_grad():
+        for value in made.parameters():
+            value.add_(0.05 * torch.randn_like(value))
+    found = run(made, inputs)
+    if any(True for _ in trained(made)):
+        sum(value.square().sum() for value in found.values()).backward()
+    assert [parameter for parameter, value in trained(made) if value.grad is None or not value.grad.any()] == []
+
+
+def test_the_state_of_tokens_alone_goes_into_a_whole_encoder_and_back(name: str, method: str) -> None:
+    (alone, inputs), (whole, _) = fits(name, method, only_tokens=True), fits(name, method)
+    with torch.no_grad():
+        own = dict(alone.named_parameters())
+        for parameter, value in whole.named_parameters():
+            value.copy_(own.get(parameter, value))
+    perturb(alone)
+    for source, target in ((alone, whole), (perturb(whole), alone)):
+        for view in inputs:
+            target.load_adapter(view, source.adapter(view))
+        a, b = run(source, inputs), run(target, inputs)
+        assert all(torch.equal(a[view], b[view]) for view in inputs)
+
+
 def test_a_frozen_base_is_held_once_and_a_trained_one_by_each_view(name: str, method: str) -> None:
     made, _ = fits(name, method)
     trains = adaptation(method).trains_base or registry.describe("encoder", name).constants.get("from_scratch", False)
@@ -220,12 +250,15 @@ def test_adapters_survive_a_round_trip_through_safetensors(name: str, method: st
     made, inputs = fits(name, method)
     perturb(made)
     before = run(made, inputs)
+    whole = load_file(write_tensors(tmp_path / "all", {f"views.{k}": v for k, v in trained_state(made).items()}))
     paths = {path.stem: path for path in made.save_adapters(tmp_path)}
     perturb(made)
     for view in inputs:
         path = paths.get(view.replace("/", "_"))
-        if path is not None:
-            made.load_adapter(view, load_file(path))
-    assert (len(paths) == 2) == any(True for _ in trained(made))
+        state = trained_base(whole, view) if path is None else load_file(path)
+        if state:
+            made.load_adapter(view, state)
+    shares = len(made.backbones) == 1
+    assert len(paths) == (2 if shares and any(True for _ in trained(made)) else 0), "a trained base is saved once"
     after = run(made, inputs)
     assert all(torch.equal(before[view], after[view]) for view in inputs)

@@ -1,9 +1,11 @@
 import ast
 
+import numpy as np
 import pandas as pd
 import pytest
-from layouts import CSV_MODALITIES, make_csv, write_rows
+from layouts import CSV_MODALITIES, make_csv, save, write_rows
 
+from fusionbench.data.check import check
 from fusionbench.data.csv import Csv
 from fusionbench.errors import UserError
 from fusionbench.registry import describe
@@ -137,6 +139,30 @@ def test_paths_may_be_absolute_and_the_file_may_have_a_byte_order_mark(tmp_path)
     assert dataset.cases()["photo"][0] == ("/far/a.png", str(tmp_path / "b.png"))
 
 
+PHOTO = {"photo": {"kind": "image", "column": "image", "masks": {"vessels": "drawn"}}}
+
+
+def test_masks_lie_in_columns_that_their_picture_names(tmp_path):
+    make = rows(tmp_path, "case_id,group_id,split,label,image,drawn", "a,p,train,x,a.png, m/a.png", "b,q,val,y,b.png,")
+    dataset = make(modalities=PHOTO)
+    assert dataset.masks == {"vessels": "photo"}
+    cases = dataset.cases()
+    assert list(cases)[-2:] == ["photo", "vessels"]
+    assert cases["vessels"].tolist() == [(str(tmp_path / "m/a.png"),), ()]
+    assert "masks: {vessels: vessel_file}" in describe("data", "csv").doc
+
+
+def test_masks_of_a_csv_are_checked_as_all_are(tmp_path):
+    for name, shape in (("a", (20, 20, 3)), ("b", (20, 20, 3)), ("ma", (20, 20)), ("mb", (20, 10))):
+        save(tmp_path / f"{name}.png", np.random.default_rng(len(shape)).integers(0, 255, shape, np.uint8))
+    lines = ("a,p,train,x,a.png,ma.png", "b,q,val,y,b.png,mb.png", "c,r,test,y,a.png,")
+    dataset = rows(tmp_path, "case_id,group_id,split,label,image,drawn", *lines)(modalities=PHOTO, size=8)
+    report = check(dataset, ["photo"], cache=tmp_path / "cache")
+    told = [finding.message for finding in report.findings if "mb.png" in finding.message]
+    assert len(told) == 1
+    assert "has 10 x 20 pixels and its picture" in told[0]
+
+
 GOOD = ("case_id,group_id,split,label,notes", "a,p,train,x,t", "b,q,val,y,t")
 
 
@@ -173,6 +199,26 @@ GOOD = ("case_id,group_id,split,label,notes", "a,p,train,x,t", "b,q,val,y,t")
         (("case_id,group_id,notes",), {}, "has a header but no case"),
         (("case_id;group_id;notes", "a;p;t"), {}, "no column 'case_id'; is it separated by ';'[?]"),
         (GOOD, {"targets": []}, "data.targets is empty: name the columns"),
+        (
+            GOOD,
+            {"modalities": {"m": {"kind": "image", "column": "notes", "masks": "notes"}}},
+            "'masks' of modality 'm' must be {name of the mask: the csv's column",
+        ),
+        (
+            GOOD,
+            {"modalities": {"m": {"kind": "image", "column": "notes", "masks": {"v": "note"}}}},
+            "no column 'note'; did you mean 'notes'",
+        ),
+        (
+            GOOD,
+            {"modalities": {"m": {"kind": "image", "column": "notes", "masks": {"label": "notes"}}}},
+            "a mask of 'm' cannot be called 'label'",
+        ),
+        (
+            GOOD,
+            {"modalities": {"m": {"kind": "slices", "column": "notes", "masks": {"v": "notes"}}}},
+            "modality 'm' of kind 'slices' has no key 'masks'",
+        ),
     ],
 )
 def test_every_mistake_is_one_sentence(tmp_path, lines, options, message):

@@ -1,13 +1,16 @@
 """fundus: three datasets joined, healthy eyes, and what tells the label without looking at the eye."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from layouts import make_fundus
 
+from fusionbench.build import check_modality_names
 from fusionbench.data.fundus import Fundus
 from fusionbench.data.module import FusionData
+from fusionbench.data.texts import label_free
 from fusionbench.errors import UserError
 from fusionbench.registry import describe
 
@@ -79,6 +82,18 @@ def test_some_sources_are_enough_and_each_that_is_named_must_be_there(root, tmp_
     for sources, message in ((["hfr"], "'hfr'; did you mean 'hrf'"), ([], r"data\.sources is empty")):
         with pytest.raises(UserError, match=message):
             Fundus(str(tmp_path), sources=sources)
+
+
+def test_without_stonerounds_it_says_where_texts_would_come_from(root):
+    config = SimpleNamespace(encoder={"text": {}, "cfp": {}})
+    with pytest.raises(UserError, match=r"'text', .*lacks: texts come from StoneRounds alone.* add stonerounds to"):
+        check_modality_names(config, Fundus(str(root), sources=["fives", "hrf"]))
+    check_modality_names(config, Fundus(str(root)))
+
+
+def test_label_free_texts_name_no_disease(root):
+    dataset = Fundus(str(root))
+    assert label_free(["Stargardt disease of a child"], [*dataset.classes, *dataset.telling]) == ["of a child"]
 
 
 def test_without_a_root_each_source_is_where_it_is_looked_for_alone(root, monkeypatch):

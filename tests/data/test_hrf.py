@@ -37,6 +37,11 @@ def test_every_class_is_in_every_split_whatever_the_seed(root):
     assert not HRF(str(root), split_seed=1).cases().equals(HRF(str(root)).cases())
 
 
+def test_the_folder_of_masks_is_found_whatever_its_case(root):
+    (root / "manual1").rename(root / "Manual1")
+    assert HRF(str(root)).cases()["vessels"].map(len).eq(1).all()
+
+
 def test_without_masks_there_are_none(root):
     (root / "manual1").rename(root / "elsewhere")
     dataset = HRF(str(root))

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from layouts import save, vessels
-from PIL import Image
+from PIL import ExifTags, Image
 
+from fusionbench.data import images
 from fusionbench.data.base import Dataset
 from fusionbench.data.check import check
 from fusionbench.data.masks import MaskSource, nearest_neighbours
@@ -149,6 +150,26 @@ def test_another_picture_is_held_against_the_mask_again(read, drawn):
     save(drawn.folder / "0.png", np.zeros((48, 24, 3), np.uint8))
     with pytest.raises(UserError, match=r"0\.tif' has 48 x 48 pixels and its picture .* 24 x 48"):
         read()
+
+
+def test_the_picture_is_not_decoded_for_its_shape(drawn, monkeypatch):
+    turned = Image.fromarray(np.zeros((24, 48, 3), np.uint8))
+    turned.getexif()[ExifTags.Base.Orientation] = 6
+    turned.save(drawn.folder / "turned.jpg", exif=turned.getexif())
+    save(drawn.folder / "high.tif", np.zeros((40, 20), np.uint8))
+    picture, mask = str(drawn.folder / "turned.jpg"), str(drawn.folder / "high.tif")
+    assert drawn.picture_shape(picture) == drawn.read_image(picture).shape[:2] == (48, 24)
+    decoded = []
+    plain = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda path: decoded.append(str(path)) or plain(path))
+    assert MaskSource(drawn, {mask: picture}).read_image(mask).shape == (40, 20, 1)
+    assert decoded == [mask]
+
+
+def test_a_damaged_picture_is_told_of_by_what_reads_it(drawn):
+    (drawn.folder / "0.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"cannot read the image '.*0\.png' \(it is no picture\)"):
+        drawn.picture_shape(str(drawn.folder / "0.png"))
 
 
 def test_a_lost_mask_is_no_mask(read, drawn):

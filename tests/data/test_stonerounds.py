@@ -6,6 +6,8 @@ from layouts import make_stonerounds
 
 from fusionbench.data.diseases import DISEASES, TYPES, type_of
 from fusionbench.data.stonerounds import StoneRounds
+from fusionbench.data.texts import TextReader
+from fusionbench.data.validate import validate_table
 from fusionbench.errors import UserError
 
 
@@ -63,22 +65,40 @@ def test_an_unknown_disease_needs_its_type(change, root):
     change(type="acquired")
     dataset = StoneRounds(str(root), target="type")
     assert dataset.cases().set_index("case_id").loc["SR0001", "label"] == 0
-    assert dataset.notes[0].startswith(
-        "1 diseases of stonerounds.csv are not in fusionbench's table, first 'Blue Eyes'"
-    )
+    assert dataset.notes == [
+        "1 disease of stonerounds.csv is not in fusionbench's table, first 'Blue Eyes': the label is the type that the "
+        "csv states"
+    ]
+
+
+def test_a_misspelt_disease_is_told_with_the_one_that_was_meant(change, root):
+    change(disease="Best Diseese", type="")
+    with pytest.raises(UserError, match=r"table \(did you mean 'best disease'\?\): write acquired or inherited"):
+        StoneRounds(str(root), target="type")
 
 
 def test_the_type_in_the_csv_counts_more_than_the_table(change, root):
     change(type="Acquired")
     dataset = StoneRounds(str(root), target="type")
     assert dataset.cases().set_index("case_id").loc["SR0001", "label"] == 0
-    assert dataset.notes[0].startswith("1 rows of stonerounds.csv have another type")
+    assert dataset.notes[0].startswith("1 row of stonerounds.csv states another type than fusionbench's table has")
 
 
 def test_without_disease_and_type_the_label_is_unknown(change, root):
     change(disease="", type="")
     for target in ("type", "disease"):
-        assert StoneRounds(str(root), target=target).cases().set_index("case_id").loc["SR0001", "label"] == -1
+        dataset = StoneRounds(str(root), target=target)
+        assert dataset.cases().set_index("case_id").loc["SR0001", "label"] == -1
+        with pytest.raises(UserError, match=r"case 'SR0001' has no label: check its 'disease'.* in stonerounds\.csv"):
+            validate_table(dataset, dataset.cases(), need_labels=True)
+
+
+def test_label_free_texts_of_a_type_name_no_disease(change, root):
+    change(text="Best disease, inherited by the father; autosomal recessive Blue Eyes", disease="Blue Eyes")
+    change(type="inherited")
+    dataset = StoneRounds(str(root), target="type")
+    table, _ = TextReader("label_free").read(dataset, dataset.cases(), ["text"])
+    assert table.set_index("case_id").loc["SR0001", "text"] == ", by the father;"
 
 
 @pytest.mark.parametrize(

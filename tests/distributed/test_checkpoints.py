@@ -74,6 +74,35 @@ def test_what_is_no_sharded_checkpoint_is_told_in_one_sentence(tmp_path: Path) -
         consolidate(tmp_path)
 
 
+def parts_of(folder: Path, world: int, stage: int) -> Path:
+    """Write what tells how many processes wrote a sharded checkpoint."""
+    inner = folder / "checkpoint"
+    inner.mkdir(parents=True)
+    for rank in range(world):
+        name = "mp_rank_00_model_states.pt" if stage == 2 else f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt"
+        torch.save({"dp_world_size": world}, inner / name)
+        torch.save({}, inner / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    return folder
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("kind", ["model", "optim"])
+def test_a_missing_part_is_not_taken_for_another_number_of_processes(tmp_path: Path, stage: int, kind: str) -> None:
+    path = parts_of(tmp_path / "last.ckpt", 2, stage)
+    checkpoints.check_world(path, 2)
+    sorted((path / "checkpoint").glob(f"*_{kind}_states.pt"))[0].unlink()
+    wanted = "is no sharded checkpoint" if (stage, kind) == (2, "model") else "holds 1 of 2 parts: put the missing"
+    for processes in (1, 2):
+        with pytest.raises(UserError, match=wanted):
+            checkpoints.check_world(path, processes)
+
+
+def test_one_process_is_told_as_one(tmp_path: Path) -> None:
+    path = parts_of(tmp_path / "last.ckpt", 1, 3)
+    with pytest.raises(UserError, match="written by 1 process, and ZeRO can't go on from it with 2: give it 1 device "):
+        checkpoints.check_world(path, 2)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("stage", [2, 3])
 def test_parts_are_put_together_whatever_their_number(world: int, stage: int) -> None:

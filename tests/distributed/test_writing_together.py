@@ -48,7 +48,7 @@ def write(most: int) -> tuple[int, list[int]]:
     answering = Answering(asked, Words(), prompt="wet\n{text}:", decode="generate", max_new_tokens=most)
     ids = torch.tensor([[5], [6]])
     answers = answering.write(decoder, Prompt(ids, torch.ones_like(ids, dtype=torch.bool)), {})
-    return decoder.passes, answers.tolist()
+    return decoder.passes, answers.classes.tolist()
 
 
 def write_twice() -> list[tuple[int, list[int]]]:

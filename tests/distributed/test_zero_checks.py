@@ -66,10 +66,10 @@ def test_offload_asks_for_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     memory = namedtuple("Memory", "available")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(10**9))
     given = {"strategy": "zero3", "devices": 2, "trainable": 10**8}
-    assert "1.6 GB into main memory, which has 1.0 GB" in refused(**given, offload="optimizer")
-    assert "23.6 GB into main memory" in refused(**given, offload="all", total_bytes=22 * 10**9)
+    assert "2.0 GB into main memory, which has 1.0 GB" in refused(**given, offload="optimizer")
+    assert "24.0 GB into main memory" in refused(**given, offload="all", total_bytes=22 * 10**9)
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: Usage(0, 0, 10**10))
-    monkeypatch.setattr("fusionbench.distributed.zero.can_offload_to_disk", lambda options: True)
+    monkeypatch.setattr("fusionbench.distributed.on_disk.missing", lambda on_gpu: "")
     folder = {"offload": "all", "offload_folder": str(tmp_path), "total_bytes": 22 * 10**9}
     assert f"22.0 GB into trainer.offload_folder '{tmp_path}', which has 10.0 GB" in refused(**given, **folder)
 

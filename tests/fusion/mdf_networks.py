@@ -25,6 +25,7 @@ def mdf(
     kind, given = encoder_node("unet")
     source.nodes = {**source.nodes, "picture": (kind, {**given, "segment": "mask" in options})}
     out = MDF(made, source, **{"grid": 2, **options}).eval()
+    out.draws = True
     if noisy:
         perturb(out).views.encoder("report").apply(open_gates)
     return out

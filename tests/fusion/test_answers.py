@@ -92,7 +92,7 @@ def test_all_names_at_once_are_scored_as_one_by_one_by_transformers(theirs: Any,
 @torch.no_grad()
 def test_what_is_written_is_what_transformers_writes_greedily(theirs: Any, ours: Mllama) -> None:
     asked, pictures, told = asking(decode="generate"), torch.randn(3, 3, 16, 16), []
-    asked.wording.named = lambda texts_BN: told.append(texts_BN) or texts_BN[:, 0]
+    asked.wording.read = told.append
     memories = dict.fromkeys(ours.cross_layers, open_memory(ours.see(pictures), None, 3))
     asked.write(ours, asked.wording.prompt(TEXTS, ALL), memories)
     for row, prompt in enumerate(prompts()):
@@ -164,7 +164,11 @@ def test_the_written_name_is_the_answer_and_none_is_minus_one() -> None:
     asked = asking(decode="generate", max_new_tokens=6)
     ids = torch.tensor([[15], [16], [17]])
     prompt = Prompt(ids, torch.ones_like(ids, dtype=torch.bool))
-    assert asked.answers(script, prompt, {}).tolist() == [1, -1, 3]
+    found = asked.answers(script, prompt, {})
+    assert found.classes.tolist() == [1, -1, 3]
+    assert found.named == ["wet_macular_degeneration", "", "dry"]
+    assert found.texts[0::2] == ["wet macular degeneration", "dry"]
+    assert len(found.texts[1].split()) == 6
     assert asked.train().answers(script, prompt, {}) is None
     assert asking().answers(script, prompt, {}) is None
 
@@ -175,7 +179,7 @@ def test_a_network_can_be_kept_from_writing_for_a_while() -> None:
     script, prompt = Scripted({15: wet, wet: 2}), Prompt(ids, torch.ones_like(ids, dtype=torch.bool))
     with unwritten(network):
         assert [part.answers(script, prompt, {}) for part in network] == [None, None]
-    assert network[0].answers(script, prompt, {}).tolist() == [2]
+    assert network[0].answers(script, prompt, {}).classes.tolist() == [2]
     assert network[1].answers(script, prompt, {}) is None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from mdf_networks import CLOSE, MADE, PRESENT, cases_of, mdf
-from tiny import batch, encoder_node, pool_for, step, trained
+from tiny import batch, criterion, encoder_node, pool_for, step, trained
 
 from fusionbench.encoders.unet import UNet
 from fusionbench.encoders.vision_language import VisionLanguage
@@ -30,6 +30,13 @@ def test_the_mask_is_learned_and_scored_where_there_is_picture_and_mask() -> Non
     hard = (predicted > 0).float()
     torch.testing.assert_close(score[0], 2 * (hard * true).sum() / (hard + true).sum())
     assert score[1:].isnan().all()
+
+
+def test_data_without_the_mask_are_predicted_without_its_score() -> None:
+    network, cases = mdf(mask="vessels"), cases_of()._replace(extras={})
+    output = network(cases.inputs, cases.present)
+    assert output.logits.isfinite().all()
+    assert network.scores(output, cases) == {}
 
 
 def test_a_batch_without_any_mask_has_no_loss_of_masks_but_gradients() -> None:
@@ -85,12 +92,14 @@ def test_several_pictures_of_a_case_are_read_side_by_side() -> None:
         torch.testing.assert_close(found.maps[name], value, **CLOSE)
 
 
-def test_attention_maps_are_made_in_evaluation_alone() -> None:
+def test_attention_maps_are_made_where_they_are_drawn() -> None:
     network, cases = mdf(grid=3), cases_of()
     maps = network(cases.inputs, cases.present).maps
     assert {value.shape for value in maps.values()} == {(4, 3, 3)}
     torch.testing.assert_close(sum(maps.values()).sum(dim=(1, 2)), torch.full((4,), 4.0))
-    assert not network.train()(cases.inputs, cases.present).maps
+    assert not MDF.draws
+    network.draws = False
+    assert not network(cases.inputs, cases.present).maps
 
 
 @pytest.mark.parametrize(
@@ -103,6 +112,8 @@ def test_attention_maps_are_made_in_evaluation_alone() -> None:
         ({"seg_weight": -1.0}, "'fusion.seg_weight' must be at least 0"),
         ({"heads": 5}, "heads"),
         ({"query": "uent"}, "did you mean 'unet'"),
+        ({"query": "vision", "gate": 0.1}, r"'fusion\.gate' is 0\.1, but .* no tokens .*: set fusion\.gate=null"),
+        ({"alpha": 0.0, "learn_alpha": False}, r"'fusion\.alpha' is 0 and not learned, .* fusion\.learn_alpha=true"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], sentence: str) -> None:
@@ -119,7 +130,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
     network, cases = mdf(mask="vessel"), cases_of()
     output = network(cases.inputs, cases.present)
     with pytest.raises(UserError, match=r"the data have no mask 'vessel', .* did you mean 'vessels'"):
-        network.scores(output, cases)
+        network.losses(output, cases, criterion(MADE))
     small = cases._replace(extras={"vessel": torch.zeros(4, 1, 16, 16), "vessel/present": PRESENT[:, 0]})
     with pytest.raises(UserError, match=r"a mask is 1 x 16 x 16 .* but its prediction 1 x 32 x 32"):
         network.scores(output, small)

@@ -12,7 +12,11 @@ from tiny import batch, perturb, pool_for, problem, step, strategy, trained
 from fusionbench import inference
 from fusionbench.adapt.views import EncoderPool
 from fusionbench.errors import UserError
+from fusionbench.fusion.criterion import CrossEntropy
 from fusionbench.fusion.mllm import MLLM
+from fusionbench.optim.optimizers.sgd import sgd
+from fusionbench.optim.schedulers.constant import constant
+from fusionbench.task import FusionTask
 from fusionbench.types import ModalitySpec, Problem
 
 MADE = problem(("picture", "report"))
@@ -85,9 +89,26 @@ def test_with_several_classes_to_a_case_the_scale_and_bias_of_each_are_learned()
 def test_it_writes_in_evaluation_alone() -> None:
     network, cases = mllm(decode="generate", max_new_tokens=2), batch(MADE)
     answers = network(cases.inputs, cases.present).answers
-    assert answers.shape == (3,)
-    assert answers.dtype == torch.int64
+    assert answers.classes.shape == (3,)
+    assert answers.classes.dtype == torch.int64
+    assert len(answers.named) == len(answers.texts) == 3
+    assert all(len(text.split()) <= 2 for text in answers.texts)
     assert network.train()(cases.inputs, cases.present).answers is None
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 1.0, 2.0])])
+def test_the_loss_of_validation_is_the_one_that_is_trained(weight: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, cases, logged = mllm(), batch(MADE), {}
+    task = FusionTask(MADE, lambda: network, sgd, constant, CrossEntropy(weight))
+    task.configure_model()
+    monkeypatch.setattr(FusionTask, "trainer", SimpleNamespace(sanity_checking=False))
+    monkeypatch.setattr(task, "log_dict", lambda values, **_: None)
+    monkeypatch.setattr(task, "log", logged.__setitem__)
+    task.on_validation_epoch_start()
+    task.validation_step(cases, 0)
+    task.on_validation_epoch_end()
+    trained_loss = network.losses(network(cases.inputs, cases.present), cases, task.criterion)
+    torch.testing.assert_close(logged["val/loss"], trained_loss["answer"])
 
 
 class Held(list):

@@ -80,13 +80,24 @@ def test_with_smollm2_names_are_cut_as_they_are_behind_the_prompt() -> None:
         assert suffix + own == tokenizer.spelled(f"\nAnswer: {name}")
         assert tokenizer.decode([*own, made.end_id]) == f" {name}"
     written = torch.tensor([tokenizer.spelled(" A benign  Tumour"), [*tokenizer.spelled(" no"), made.end_id, 5, 5]][:1])
-    assert made.named(written).tolist() == [1]
+    assert made.read(written).classes.tolist() == [1]
 
 
 def test_what_follows_the_end_names_nothing() -> None:
     made = wording()
     wet, end = Words().spelled("wet")[0], Words.end_id
-    assert made.named(torch.tensor([[1, wet, end], [end, wet, wet]])).tolist() == [2, -1]
+    found = made.read(torch.tensor([[1, wet, end], [end, wet, wet]]))
+    assert found.classes.tolist() == [2, -1]
+    assert (found.named, found.texts) == (["wet", ""], ["other wet", ""])
+
+
+def test_a_text_that_names_several_classes_is_told_from_one_that_names_none() -> None:
+    made = wording()
+    degeneration, wet, dry, comma = (Words().spelled(word)[0] for word in ("degeneration", "wet", "dry", ","))
+    found = made.read(torch.tensor([[dry, comma, wet], [degeneration, comma, comma]]))
+    assert found.classes.tolist() == [-1, -1]
+    assert found.named == ["wet | dry", ""]
+    assert found.texts == ["dry , wet", "degeneration , ,"]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +123,8 @@ def test_the_one_name_that_is_said_as_whole_words_and_not_inside_of_another_is_f
     [
         (("wet",), "Answer:", r"must hold \{text\} once.*, not 0 times"),
         (("wet",), "{text} {text}:", "not 2 times"),
+        (("wet",), "{text} {class}:", r"holds \{class\}, for which nothing is put; did you mean 'classes'\?"),
+        (("wet",), "{texts} {classes}:", r"holds \{texts\}, .*; did you mean 'text'\?"),
         (("wet",), "Text:\n{text}", r"must go on behind \{text\} and not end with a space"),
         (("wet",), "{text} answer: ", "not end with a space"),
         (("wet",), "Text: {text}\nAnswer:", r"must not have a space right before \{text\}"),

@@ -57,7 +57,7 @@ def written(asked: Question, monkeypatch: pytest.MonkeyPatch, script_BN: Tensor 
 
     answering = Answering(MADE, Words(), prompt="wet\n{text}:", decode="generate", max_new_tokens=LENGTH)
     monkeypatch.setattr(asked.encoder, "vocabulary", noted)
-    monkeypatch.setattr(answering.wording, "named", lambda texts_BN: texts.append(texts_BN))
+    monkeypatch.setattr(answering.wording, "read", texts.append)
     answering.write(asked.encoder, asked.prompt, asked.memories)
     monkeypatch.undo()
     return texts[0], torch.cat(logits, dim=1)
@@ -135,7 +135,7 @@ def passes(script: VisionLanguage) -> int:
     script.vocabulary = lambda values: steps.append(values) or real(values)
     ids = torch.tensor([[17], [18]])
     answers = asking(max_new_tokens=6).write(script, Prompt(ids, torch.ones_like(ids, dtype=torch.bool)), {})
-    assert answers.tolist() == [3, -1]
+    assert answers.classes.tolist() == [3, -1]
     return len(steps)
 
 
