@@ -213,5 +213,5 @@ def _key(tree: Mapping[str, Any], modality: str = "") -> Key:
     return (modality, *map(_text, (tree.get("adapt") or {}, own, *trained, data, spec or {})))
 
 
-def _text(node: Mapping[str, Any]) -> str:
+def _text(node: object) -> str:
     return json.dumps(node, sort_keys=True, default=str)

@@ -145,8 +145,8 @@ def _nothing(needs: Sequence[Need], config: Config, limits: Limits) -> str:
         )
     recompute = "" if config.trainer.checkpointing else ", or trainer.checkpointing=true"
     return (
-        f"Nothing fits into {_short(limits.gpu)}: GPU memory is short. With one case on each GPU {held}, and a tenth is "
-        f"left free: take more or larger GPUs{recompute}."
+        f"Nothing fits into {_short(limits.gpu)}: GPU memory is short. With one case on each GPU {held}, and a tenth "
+        f"is left free: take more or larger GPUs{recompute}."
     )
 
 

@@ -73,7 +73,8 @@ class _Toy(L.LightningModule):
 
     def training_step(self, images: Tensor) -> Tensor:
         """Return a number."""
-        return self.network(images).float().sum()
+        total: Tensor = self.network(images).float().sum()
+        return total
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer."""
@@ -83,8 +84,8 @@ class _Toy(L.LightningModule):
 def _warm_up(config: Config, source: FusionData) -> None:
     """Have libraries loaded that are loaded when first used, DeepSpeed's too: they are no memory of the training."""
     next(iter(source.train_dataloader()))
-    trainer = _trainer(config, 1)
-    trainer.fit(_Toy(), DataLoader([torch.zeros(2, 3, 8, 8)] * config.trainer.accumulate, batch_size=None))
+    trainer, batches = _trainer(config, 1), [torch.zeros(2, 3, 8, 8)] * config.trainer.accumulate
+    trainer.fit(_Toy(), DataLoader(batches, batch_size=None))  # type: ignore[arg-type]  # a list is a dataset too
     if isinstance(trainer.strategy, Zero):
         trainer.strategy.release()
 

@@ -102,10 +102,11 @@ class Zero:
         if self._stage == 2:
             return 0
         sizes, told, alone = self.sizes, self._told, self.options.processes == 1
-        live = min(sizes.all, max(told.get("stage3_max_live_parameters", _LIVE), sizes.module))
+        live: int = min(sizes.all, max(told.get("stage3_max_live_parameters", _LIVE), sizes.module))
         if alone:
             return live * self._width if self.options.offload == "all" else 0
-        return (live + min(sizes.all, told.get("stage3_prefetch_bucket_size", _PREFETCH))) * self._width
+        ahead: int = min(sizes.all, told.get("stage3_prefetch_bucket_size", _PREFETCH))
+        return (live + ahead) * self._width
 
     @property
     def _gradients(self) -> int:

@@ -116,7 +116,8 @@ def test_stage_2_offloads_the_same_with_a_buffer_for_the_largest_gradient():
 
 def test_torch_rounds_page_locked_memory_up_to_a_power_of_two():
     """5e8 bytes of gradients and 1e9 of them in float32, on each of four processes."""
-    loose, locked = (need(FROZEN, strategy="zero3", offload="optimizer", on_gpu=on_gpu).main for on_gpu in (False, True))
+    options = {"strategy": "zero3", "offload": "optimizer"}
+    loose, locked = (need(FROZEN, **options, on_gpu=on_gpu).main for on_gpu in (False, True))
     assert locked - loose == 4 * (2**29 - 5 * 10**8 + 2**30 - 10**9)
 
 
