@@ -9,6 +9,7 @@ import pytest
 import yaml
 from layouts import make_derm7pt, make_fundus, make_mmc_amd, make_mrnet, make_openi
 from program import EXPERIMENTS, THIRD_PARTY, command, new_store, refused, runs, store, tiny_encoders
+from safetensors import safe_open
 
 from fusionbench import config
 
@@ -122,15 +123,18 @@ def test_stage_one_and_the_main_run_are_tracked_to_their_end(fitted):
 
 def test_artifacts_are_whole(fitted):
     assert yaml.safe_load(fitted.artifact("config.yaml").read_text()) == fitted.config
-    names = {path.name for path in fitted.artifact("model").iterdir()}
-    assert names == {"model.json", "model.safetensors", "adapters"}
-    views = {path.stem for path in fitted.artifact("model/adapters").glob("*.safetensors")}
+    folder = fitted.artifact("model")
+    assert {path.name for path in folder.iterdir()} - {"adapters"} == {"model.json", "model.safetensors"}
+    views = {path.stem for path in (folder / "adapters").glob("*.safetensors")}
     roles = ("primary_", "auxiliary_") if fitted.config["fusion"]["name"] == "early_intervention" else ("",)
+    with safe_open(folder / "model.safetensors", "pt") as model:
+        whole = {name.split(".")[2] for name in model.keys() if ".backbones.own_" in name}  # noqa: SIM118
     encoded = [
         m for m in fitted.config["data"]["modalities"] if fitted.config["fusion"]["name"] != "mllm" or m == "text"
     ]
-    assert views == {f"{role}{m}" for role in roles for m in encoded}
-    exported = {path.parent.name for path in fitted.artifact("model/adapters").glob("*/adapter_config.json")}
+    assert {f"own_{view}" for view in views} | whole == {f"own_{role}{m}" for role in roles for m in read}
+    assert not {f"own_{view}" for view in views} & whole
+    exported = {path.parent.name for path in (folder / "adapters").glob("*/adapter_config.json")}
     assert bool(exported & views) == (fitted.config["adapt"]["name"] == "peft_lora")
     report = fitted.artifact("report")
     figures = list(report.glob("*.png"))

@@ -52,7 +52,9 @@ def fitted(config: dict[str, Any], trained: int) -> dict[str, Any]:
 def _zero(options: TrainerOptions) -> dict[str, Any]:
     """Return the section of ZeRO: the stage, and what is offloaded where.
 
-    A folder takes parameters alone, since checkpoints hold the optimizer's states.
+    A folder takes parameters alone, since checkpoints hold the optimizer's states. What is read from it is let go of as
+    soon as its module is done, and nothing is read ahead: each parameter that is there holds one of a few buffers, and
+    DeepSpeed fails when it finds none (its issue 3062).
     """
     section: dict[str, Any] = {"stage": STAGES[options.strategy], "contiguous_gradients": True, "overlap_comm": True}
     section |= {"reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
@@ -62,6 +64,8 @@ def _zero(options: TrainerOptions) -> dict[str, Any]:
         section["offload_optimizer"] = memory
     if options.offload == "all":
         section["offload_param"] = dict(memory) if options.offload_folder is None else disk
+    if options.offload == "all" and options.offload_folder is not None:
+        section |= {"stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
     return section
 
 

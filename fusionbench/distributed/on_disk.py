@@ -17,6 +17,7 @@ import psutil
 from fusionbench.distributed.prepare import prepare_deepspeed
 
 _PREFIX = "fusionbench"
+_SPARE = 4  # buffers for parameters that a module reads of another one, our choice
 
 
 def missing(on_gpu: bool) -> str:
@@ -73,14 +74,16 @@ def offloads(config: dict[str, Any]) -> bool:
     return bool(config["zero_optimization"].get("offload_param", {}).get("device") == "nvme")
 
 
-def config_for(config: dict[str, Any], largest: int) -> tuple[dict[str, Any], Path]:
+def config_for(config: dict[str, Any], largest: int, together: int) -> tuple[dict[str, Any], Path]:
     """Return a config for this process, and the folder of its own in it.
 
     Args:
         config: What ``deepspeed_config`` returned for a run that offloads to a folder.
         largest: Numbers in this process's part of the largest parameter, which a buffer must take.
+        together: Parameters that are gathered together, each of which holds a buffer meanwhile.
     """
     section = dict(config["zero_optimization"])
     own = make_own(Path(section["offload_param"]["nvme_path"]))
     section["offload_param"] = {**section["offload_param"], "nvme_path": str(own), "buffer_size": max(1, largest)}
+    section["offload_param"]["buffer_count"] = together + _SPARE
     return {**config, "zero_optimization": section}, own

@@ -17,8 +17,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.utils.hooks import RemovableHandle
 
-from fusionbench.distributed import on_disk
+from fusionbench.distributed import called_again, on_disk
 from fusionbench.distributed.checkpoints import beside, check_world, remove, replace
 from fusionbench.distributed.consolidate import TAG
 from fusionbench.distributed.deepspeed_config import deepspeed_config, fitted
@@ -46,6 +47,7 @@ class Zero(DeepSpeedStrategy):
     own_folder: Path | None = None
 
     def __init__(self, options: TrainerOptions) -> None:
+        self._watched: list[RemovableHandle] = []
         self.on_gpu = options.accelerator != "cpu" and torch.cuda.is_available()
         prepare_deepspeed(self.on_gpu)
         config = deepspeed_config(options)
@@ -100,11 +102,11 @@ class Zero(DeepSpeedStrategy):
         with sharded.building(self._partition(), self._announced):
             yield
 
-    def _announced(self, largest: int) -> None:
-        """Make room on a disk for parameters that are offloaded there, the largest of so many numbers."""
+    def _announced(self, largest: int, together: int) -> None:
+        """Make room on a disk for parameters that are offloaded there, and buffers for those that are gathered."""
         told: dict[str, Any] = self.config  # type: ignore[assignment]
         if on_disk.offloads(told) and self.own_folder is None:
-            self.config, self.own_folder = on_disk.config_for(told, -(-largest // self.world_size))
+            self.config, self.own_folder = on_disk.config_for(told, -(-largest // self.world_size), together)
 
     def _partition(self) -> Callable[[nn.Parameter], None]:
         """Return what takes a process's part of a parameter, in the type that the run's precision asks for."""
@@ -131,6 +133,10 @@ class Zero(DeepSpeedStrategy):
         trained = sum(sharded.numel(p) for p in self.model.parameters() if p.requires_grad)
         self.config = fitted(self.config, trained)  # type: ignore[arg-type]
         super().setup(trainer)
+        engine: Any = self.model
+        if self.zero_stage_3 and trainer.training:
+            offload = engine.optimizer.parameter_offload
+            self._watched = called_again.watch(engine.module, offload.post_sub_module_backward_function)
 
     def place(self, module: nn.Module) -> None:
         """Bring a network that no fit has set up to where a fit leaves it, with the hooks that gather its parts."""
@@ -158,6 +164,8 @@ class Zero(DeepSpeedStrategy):
 
     def release(self) -> None:
         """Let network, states and hooks go once nothing is run any more; a process may train many, one by one."""
+        for handle in self._watched:
+            handle.remove()
         let_go([self.model, *self.optimizers])
         self.optimizers = []
         self.remove_own_folder()

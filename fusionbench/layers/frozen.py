@@ -61,7 +61,7 @@ def settled_checksum(module: nn.Module) -> str:
     and let go, so that the network is never whole in one of them. Else this is ``base_checksum``.
     """
     digest = hashlib.sha256()
-    sharded.announce(module.parameters())
+    sharded.announce(module)
     for _, parameter in sorted(module.named_parameters()):
         settle(parameter)
         if not parameter.requires_grad:

@@ -19,16 +19,18 @@ from fusionbench.layers import deferred
 Partition = Callable[[nn.Parameter], None]
 _COPIES: ContextVar[Mapping[int, Tensor]] = ContextVar("copies", default=MappingProxyType({}))
 _PARTITION: ContextVar[Partition | None] = ContextVar("partition", default=None)
-_ANNOUNCED: ContextVar[Callable[[int], None] | None] = ContextVar("announced", default=None)
+Announced = Callable[[int, int], None]
+_ANNOUNCED: ContextVar[Announced | None] = ContextVar("announced", default=None)
 
 
 @contextmanager
-def building(part: Partition, announced: Callable[[int], None] | None = None) -> Iterator[None]:
+def building(part: Partition, announced: Announced | None = None) -> Iterator[None]:
     """Let a network that is built now be held in parts: files' weights stay in their files until ``partition``.
 
     Args:
         part: Takes this process's part of a parameter and lets the rest go.
-        announced: Told, before any is parted, how many numbers the largest parameter has.
+        announced: Told, before any is parted, how many numbers the largest parameter has, and how many parameters a
+            module and those that it is in have of their own at most, since these are gathered together.
     """
     tokens = _PARTITION.set(part), _ANNOUNCED.set(announced)
     try:
@@ -39,11 +41,16 @@ def building(part: Partition, announced: Callable[[int], None] | None = None) ->
         _ANNOUNCED.reset(tokens[1])
 
 
-def announce(parameters: Iterable[nn.Parameter]) -> None:
+def announce(module: nn.Module) -> None:
     """Tell what parameters will be parted, if the network is built so."""
     announced = _ANNOUNCED.get()
     if announced is not None:
-        announced(max((numel(parameter) for parameter in parameters), default=0))
+        announced(max((numel(parameter) for parameter in module.parameters()), default=0), _together(module))
+
+
+def _together(module: nn.Module) -> int:
+    own = len(list(module.parameters(recurse=False)))
+    return own + max((_together(child) for child in module.children()), default=0)
 
 
 def partition(parameter: nn.Parameter) -> None:

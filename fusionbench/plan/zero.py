@@ -21,7 +21,10 @@ from fusionbench.sections import TrainerOptions
 
 # DeepSpeed's own, in numbers, where our config says nothing (config.py and offload_config.py).
 _LIVE, _PREFETCH, _SUB_GROUP = 1_000_000_000, 50_000_000, 1_000_000_000
-_IN_CPU, _SWAP = 1_000_000_000, 5 * 100_000_000  # of parameters on a disk: kept in main memory, and buffers
+_IN_CPU, _BUFFERS = (
+    1_000_000_000,
+    8,
+)  # of parameters on a disk: kept in main memory, and buffers (distributed/on_disk.py)
 _MASTER, _NORM = 4, 8  # bytes of a number in float32 copies, and in norms, which are float64 (utils.py, get_norm_dtype)
 
 
@@ -230,7 +233,7 @@ class Zero:
         frozen = self._held / self.options.processes - self._own * self._width
         if self.options.offload_folder is None:
             return own + frozen + self._pinned(self._own * self._width)
-        return own + (min(self._own, _IN_CPU) + _SWAP) * self._width
+        return own + (min(self._own, _IN_CPU) + _BUFFERS * self.sizes.module / self.options.processes) * self._width
 
     def _pinned(self, size: float) -> float:
         """Return the bytes of a page-locked buffer, which torch rounds up to a power of two."""

@@ -46,6 +46,7 @@ def train(decoder: Path, folder: Path, given: dict[str, Any], disk: Path) -> dic
     made = FusionTask(MADE, partial(network, decoder), partial(sgd, lr=0.01), constant, criterion(MADE))
     watch = Watch()
     fitted = trainer(options("zero3", max_epochs=2, **given), folder, watch)
+    torch.manual_seed(1)
     cases = DataLoader([batch(MADE, 2)], batch_size=None)
     fitted.fit(made, cases, cases)
     files = [path.relative_to(disk).parts for path in disk.rglob("*.swp")]
@@ -58,6 +59,7 @@ def train(decoder: Path, folder: Path, given: dict[str, Any], disk: Path) -> dic
     return out
 
 
+@pytest.mark.slow  # the first time DeepSpeed compiles for minutes
 @pytest.mark.skipif(on_disk.missing(on_gpu=False) != "", reason="DeepSpeed's async_io can't be built here")
 def test_a_run_from_a_disk_is_one_from_memory_and_leaves_nothing(tmp_path: Path) -> None:
     write_decoder(tmp_path / "decoder")
@@ -93,18 +95,22 @@ def test_a_process_has_a_folder_of_its_own_and_removes_those_of_the_dead(tmp_pat
 def test_a_buffer_takes_the_largest_part_of_a_parameter(tmp_path: Path) -> None:
     given = TrainerOptions(strategy="zero3", devices=2, offload="all", offload_folder=str(tmp_path))
     before = deepspeed_config(given)
-    config, own = on_disk.config_for(before, 525_000_000)
+    config, own = on_disk.config_for(before, 525_000_000, 3)
     section = config["zero_optimization"]["offload_param"]
-    assert (section["buffer_size"], section["nvme_path"], section["device"]) == (525_000_000, str(own), "nvme")
+    assert (section["buffer_size"], section["buffer_count"]) == (525_000_000, 7)
+    assert (section["nvme_path"], section["device"]) == (str(own), "nvme")
     assert before["zero_optimization"]["offload_param"]["nvme_path"] == str(tmp_path)
     assert own.parent == tmp_path
     assert on_disk.offloads(config)
     assert not on_disk.offloads(deepspeed_config(TrainerOptions(strategy="zero3", offload="all")))
 
 
-def test_the_largest_parameter_is_told_before_any_is_parted() -> None:
+def test_the_largest_parameter_and_how_many_go_together_is_told_before_any_is_parted() -> None:
+    """An LSTM has 4 parameters of its own, and is in a module that has 1."""
     seen: list[Any] = []
-    with sharded.building(lambda parameter: seen.append(parameter.shape), seen.append):
-        settled_checksum(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 50), nn.Linear(50, 2)))
-    assert seen[0] == 200
-    assert len(seen) == 7
+    outer = nn.PReLU()
+    outer.inner = nn.ModuleList([nn.Linear(4, 50), nn.LSTM(2, 2), nn.Linear(3, 4)])
+    with sharded.building(lambda parameter: seen.append(parameter.shape), lambda *told: seen.append(told)):
+        settled_checksum(outer)
+    assert seen[0] == (200, 5)
+    assert len(seen) == 1 + 1 + 4 + 4

@@ -134,7 +134,10 @@ def train(
     out = {"losses": watch.losses, "state": trained_state(made), "parts": parts(made), "task": made}
     out |= {"steps": fitted.global_step, "rates": made.lr_schedulers().get_last_lr()}
     out |= {"home": made.device == fitted.strategy.root_device}
-    out |= {"held": {str(t.dtype) for t in (*made.parameters(), *made.buffers()) if t.is_floating_point()}}
+    floats = {name: t for name, t in (*made.named_parameters(), *made.named_buffers()) if t.is_floating_point()}
+    statistics = {name for name in floats if "running_" in name or name.startswith("criterion.")}
+    out |= {"held": {str(floats[name].dtype) for name in floats.keys() - statistics}}
+    out |= {"statistics": {str(floats[name].dtype) for name in statistics}}
     out |= {"base": made.base_checksum(), "counts": parameter_counts(made.strategy)}
     fitted.predict(made, loader(MADE[name], False), return_predictions=False)
     seen = made.gathered()
