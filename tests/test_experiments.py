@@ -129,9 +129,7 @@ def test_artifacts_are_whole(fitted):
     roles = ("primary_", "auxiliary_") if fitted.config["fusion"]["name"] == "early_intervention" else ("",)
     with safe_open(folder / "model.safetensors", "pt") as model:
         whole = {name.split(".")[2] for name in model.keys() if ".backbones.own_" in name}  # noqa: SIM118
-    encoded = [
-        m for m in fitted.config["data"]["modalities"] if fitted.config["fusion"]["name"] != "mllm" or m == "text"
-    ]
+    read = ("text",) if fitted.config["fusion"]["name"] == "mllm" else fitted.config["data"]["modalities"]
     assert {f"own_{view}" for view in views} | whole == {f"own_{role}{m}" for role in roles for m in read}
     assert not {f"own_{view}" for view in views} & whole
     exported = {path.parent.name for path in (folder / "adapters").glob("*/adapter_config.json")}
