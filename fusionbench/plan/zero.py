@@ -150,12 +150,18 @@ class Zero:
         return int(max(self._told["reduce_bucket_size"], self.sizes.largest) * self._width)
 
     def _backward(self, activations: int) -> int:
-        """Return the bytes beside weights and states at most; a bucket that holds all is sent behind it."""
+        """Return the bytes beside weights and states at most; a bucket that holds all is sent behind it.
+
+        In stage 2 gradients appear when the first bucket has been sent, and buckets are new in each pass, so that those
+        of a CPU fill as activations go.
+        """
         now = self._gathered + activations + self._buckets + self._gradients
         if self._many:
             return now + self._sent
-        first = round(self._own * self._width)  # in stage 2 they appear when the first bucket has been sent
-        return now - (first if self._stage == 2 and not self._offloaded else 0)
+        if self._stage == 3:
+            return now
+        first = 0 if self._offloaded else round(self._own * self._width)
+        return now - first - (0 if self.on_gpu else self._buckets)
 
     def _end(self) -> int:
         module = min(self._gathered, self.sizes.module * self._width)
