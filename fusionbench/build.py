@@ -16,7 +16,6 @@ from fusionbench.data.base import Dataset, make_dataset
 from fusionbench.data.module import FusionData, choose_modalities
 from fusionbench.encoders.base import Encoder
 from fusionbench.errors import UserError, nearest
-from fusionbench.fusion.answers import answering_of
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.criterion import BinaryCrossEntropy, CrossEntropy
 from fusionbench.registry import Component
@@ -209,7 +208,7 @@ def strategy(config: Config, problem: Problem) -> Strategy:
     """Build the strategy with its encoders; weights are loaded here, what is random depends on the seed alone.
 
     Raises:
-        UserError: Its options, its encoders' or those of the loss do not go together.
+        UserError: Its options or its encoders' do not go together.
     """
     nodes = encoder_nodes(config, problem.modalities)
     kinds: dict[str, tuple[type[Encoder], Node]] = {
@@ -220,11 +219,6 @@ def strategy(config: Config, problem: Problem) -> Strategy:
     pool = EncoderPool(problem.modalities, kinds, method, config.seed)
     torch.manual_seed(config.seed)
     made: Strategy = registry.describe("fusion", config.fusion["name"]).load()(problem, pool, **_options(config.fusion))
-    if config.task.label_smoothing and answering_of(made) is not None:
-        raise UserError(
-            f"task.label_smoothing is {config.task.label_smoothing}, but fusion '{config.fusion['name']}' answers in "
-            "words, whose loss is that of the true answer alone; set task.label_smoothing=0"
-        )
     return made
 
 

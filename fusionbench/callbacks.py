@@ -69,8 +69,8 @@ class Monitored(L.Callback):
         value = float(trainer.callback_metrics.get(f"val/{self.monitor}", math.nan))
         if math.isnan(value) and not self._found:
             raise UserError(
-                f"trainer.monitor is {self.monitor}, but no validation case has that score, so the best epoch cannot "
-                "be told; set trainer.monitor to another metric, or add validation cases that have it"
+                f"trainer.monitor is {self.monitor}, which is no number on the validation cases (a class or a mask may "
+                "be missing there), so the best epoch cannot be told; set trainer.monitor to another metric"
             )
         self._found = True
 

@@ -120,7 +120,7 @@ def load_into(strategy: Strategy, files: ModelFiles) -> None:
     if base_checksum(strategy) != files.base:
         raise UserError(
             f"the frozen base of '{files.folder}' is another one than the encoder weights found now; "
-            "give the weights that it was trained on"
+            "give the weights that it was trained on, or fit it anew if it is of an earlier version of fusionbench"
         )
     state = read_tensors(files.folder / "model.safetensors")
     if misfits(trained_shapes(strategy), state):

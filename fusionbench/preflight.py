@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
@@ -15,10 +16,11 @@ from fusionbench.data.module import FusionData
 from fusionbench.distributed.checks import check as check_devices
 from fusionbench.distributed.checks import held_bytes
 from fusionbench.errors import UserError, nearest
-from fusionbench.fusion.answers import Answering
+from fusionbench.fusion.answers import Answering, answering_of
 from fusionbench.fusion.base import Strategy
 from fusionbench.fusion.unimodel import UniModel, too_long
 from fusionbench.layers.skeleton import skeleton
+from fusionbench.metrics import HEADLINE, evaluate
 from fusionbench.optim.groups import parameter_groups
 from fusionbench.tracking import metric_name
 
@@ -38,10 +40,13 @@ def check(config: Config, source: FusionData) -> None:
     in_parts = config.trainer.strategy == "zero3"
     with one_sentence("fusion, encoder or adapt"), skeleton() if in_parts else nullcontext():
         made = build.strategy(config, source.problem)
+        made.settle()
     parameter_groups(made.parameters(), made.parts(), parts=config.optimizer.get("parts"))
     _check_devices(config, source, made)
     _check_mask(made, source)
+    _check_smoothing(config, made)
     _check_scores(config, made, source)
+    _check_monitor(config.trainer.monitor, source)
     task = build.task(config, source)
     with one_sentence("optimizer or scheduler"):
         optimizer = task.make_optimizer(iter([nn.Parameter(torch.zeros(1))]))
@@ -118,6 +123,28 @@ def _check_scores(config: Config, made: Strategy, source: FusionData) -> None:
             raise UserError(f"{why}, but fusion.mask is null, so nothing has that score: {remedy}, or name a mask")
         if not _with_mask(source, mask, "val"):
             raise UserError(f"{why}, but no validation case has the mask '{mask}': {remedy}, or add such masks")
+
+
+def _check_monitor(monitor: str, source: FusionData) -> None:
+    """Refuse a metric that the validation cases' labels leave undefined."""
+    target = torch.from_numpy(source.data.target[(source.table["split"] == "val").to_numpy()])
+    if monitor not in HEADLINE or not len(target):
+        return
+    even = torch.full((len(target), len(source.problem.classes)), 1 / len(source.problem.classes))
+    if math.isnan(evaluate(even, target, source.problem.classes, source.problem.multilabel)[monitor]):
+        raise UserError(
+            f"trainer.monitor is {monitor}, which the validation cases' labels leave undefined, since classes are "
+            "missing there: add cases of them to val, or set trainer.monitor=accuracy"
+        )
+
+
+def _check_smoothing(config: Config, made: Strategy) -> None:
+    """Refuse smoothed labels where they have no part in the loss."""
+    if config.task.label_smoothing and answering_of(made) is not None:
+        raise UserError(
+            f"task.label_smoothing is {config.task.label_smoothing}, but fusion '{config.fusion['name']}' answers in "
+            "words, whose loss is that of the true answer alone; set task.label_smoothing=0"
+        )
 
 
 def _with_mask(source: FusionData, name: str, split: str) -> int:

@@ -22,6 +22,7 @@ from fusionbench.errors import UserError
 from fusionbench.fingerprint import fingerprint
 from fusionbench.fusion.base import UnimodalState
 from fusionbench.results import Result, Summarise, log_summary, read_method, read_result, run_name, run_tags
+from fusionbench.signals import unheard
 from fusionbench.stage_one import (
     needed,
     stage_one_config,
@@ -228,10 +229,12 @@ def _fit_one(session: Session, config: Config, source: FusionData, alone: Alone,
         outcome = train_and_test(run, config, source, alone.states, session.say, session.store.anonymous)
         _log_report(session, run, outcome, source, alone.texts)
     except (KeyboardInterrupt, SystemExit) as stop:  # at Ctrl-C Lightning ends the process by the latter
-        run.finish("KILLED")
+        with unheard():
+            run.finish("KILLED")
         raise KeyboardInterrupt from stop
     except BaseException:
-        run.finish("FAILED")
+        with unheard():
+            run.finish("FAILED")
         raise
     run.finish("FINISHED")
     return read_result(run)

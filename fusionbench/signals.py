@@ -25,6 +25,21 @@ def terminable() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Ignore SIGTERM and Ctrl-C for a while, so that what is written meanwhile is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise once: SLURM signals every process of a step and torchrun does again, which must not hit the clean-up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -145,10 +145,23 @@ def test_a_monitored_score_that_is_never_there_ends_the_run_after_its_first_epoc
     path, short = without_drawings(experiment, "val"), ["trainer.max_epochs=3", f"tracking.folder={place}"]
     done = command("fit", "--config", experiment / "fit.yaml", path, *short)
     assert done.code == 2
-    assert "error: trainer.monitor is dice, but no validation case has that score" in done.err
+    assert "error: trainer.monitor is dice, which is no number on the validation cases" in done.err
     *_, run = runs(store(place))
     assert run.info.status == "FAILED"
     assert "test/mAP" not in run.data.metrics
+
+
+def test_a_monitored_metric_that_the_labels_leave_undefined_is_refused_before_any_training(
+    experiment: Path, tmp_path: Path
+) -> None:
+    path = edited(
+        experiment, "val_of_one.csv", lambda row: {**row, "label": CLASSES[0]} if row["split"] == "val" else row
+    )
+    said = refused(
+        *("fit", "--config", experiment / "fit.yaml", path, "trainer.monitor=mAUC", f"tracking.folder={tmp_path / 'r'}")
+    )
+    assert "trainer.monitor is mAUC, which the validation cases' labels leave undefined" in said
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("given", ["imagenet", [[0.5, 0.4, 0.3], [0.2, 0.3, 0.25]], None])

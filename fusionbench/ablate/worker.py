@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -124,6 +125,7 @@ def serve(pipe: Connection, place: Place) -> None:
     """Do orders until the pipe closes; at Ctrl-C the run is noted as killed and the process ends."""
     os.setsid()  # Ctrl-C in the terminal reaches the first process alone, which passes it on once
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell script starts in the background
     if place.device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place.device
     if place.threads is not None:

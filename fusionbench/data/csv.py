@@ -84,6 +84,7 @@ class Csv(Dataset):
         self.modalities = {name: self._spec(name, node, size) for name, node in modalities.items()}
         self._nodes, self._masks = modalities, self._mask_columns(modalities)
         self.masks = {name: picture for name, (picture, _) in self._masks.items()}
+        self.lacking = {name: self._without(column) for name, column in self._unread(modalities).items()}
 
     def cases(self) -> pd.DataFrame:
         """Return the case table of the csv; see ``Dataset``."""
@@ -100,9 +101,13 @@ class Csv(Dataset):
     def _cells(self, column: str) -> pd.Series:
         """Return a column's cells as stripped text."""
         if column not in self._table:
-            hint = "; is it separated by ';'?" if any(";" in str(name) for name in self._table) else ""
-            raise UserError(f"'{self.path}' has no column '{column}'{hint or nearest(column, map(str, self._table))}")
+            raise UserError(self._without(column))
         return self._table[column]
+
+    def _without(self, column: str) -> str:
+        """Say that there is no such column."""
+        hint = "; is it separated by ';'?" if any(";" in str(name) for name in self._table) else ""
+        return f"'{self.path}' has no column '{column}'{hint or nearest(column, map(str, self._table))}"
 
     def _read(self) -> pd.DataFrame:
         if not self.path.is_file():
@@ -210,15 +215,22 @@ class Csv(Dataset):
         return ModalitySpec(kind, size=node.get("size", size), instances=instances)
 
     def _mask_columns(self, modalities: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-        """Return each mask's picture and the csv's column that it lies in."""
+        """Return each mask's picture and the csv's column that it lies in; a column that is not there is none.
+
+        A mask that nobody reads may be missing, as in a csv of cases to predict.
+        """
         found: dict[str, tuple[str, str]] = {}
         for picture, node in modalities.items():
-            for name, column in node.get("masks", {}).items():
-                self._cells(column)
+            for name, column in ((n, c) for n, c in node.get("masks", {}).items() if c in self._table):
                 if name in found or name in modalities or name in (*FIXED_COLUMNS, *self._targets):
                     raise UserError(f"a mask of '{picture}' cannot be called '{name}', which is taken: choose another")
                 found[name] = picture, column
         return found
+
+    def _unread(self, modalities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """Return the columns of masks that the csv does not have, by mask."""
+        columns = {n: c for node in modalities.values() for n, c in node.get("masks", {}).items()}
+        return {name: column for name, column in columns.items() if name not in self._masks}
 
     def _columns(self, name: str, node: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the names of a table's columns."""

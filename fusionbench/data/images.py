@@ -69,6 +69,8 @@ def header_shape(path: Path) -> tuple[int, int] | None:
     """Return height and width as ``read_image`` gives them, decoding nothing; None if only it can tell."""
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF":  # whose size Pillow turns by itself, in some versions
+                return None
             wide, high = image.size
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
     except Exception:  # decoders raise whatever they like on damaged bytes; read_image says what is wrong

@@ -82,6 +82,8 @@ def choose_masks(dataset: Dataset, modalities: Sequence[str], wanted: Sequence[s
     """
     names = list(wanted or ())
     for name in names:
+        if name in dataset.lacking:
+            raise UserError(f"data.masks names '{name}', but {dataset.lacking[name]}")
         if name not in dataset.masks:
             known = nearest(name, dataset.masks) if dataset.masks else "; it has none: leave data.masks out"
             raise UserError(f"{type(dataset).__name__} has no mask '{name}'{known}")
@@ -125,7 +127,10 @@ def read_masks(
         drawn = {m: cell[0] for m, cell in zip(given, cells[modality], strict=True) if m and cell}
         there = [item for item in drawn if dataset.exists(item)]
         cache = ImageCache(folder, dataset.modalities[modality].size, nearest_neighbours, f"masks '{name}'")
-        bad = cache.prepare(MaskSource(dataset, drawn), there, on_unreadable)
+        try:
+            bad = cache.prepare(MaskSource(dataset, drawn), there, on_unreadable)
+        except UserError as error:
+            raise UserError(f"{error} (data.masks=null where no mask is needed, as in a prediction)") from None
         good = set(there) - bad
         if lost := len(drawn) - len(good):
             notes.append(f"{lost} of {len(drawn)} masks '{name}' are missing or unusable")
@@ -137,7 +142,7 @@ def _item(name: str, modality: str, row: Any) -> str:  # noqa: ANN401 - a row of
     """Return a case's mask, "" if it has none."""
     case, masks, pictures = row[0], row[1] or (), row[2] or ()
     if len(masks) > 1:
-        raise UserError(f"case '{case}' has {len(masks)} masks '{name}': join them to one")
+        raise UserError(f"case '{case}' has {len(masks)} masks '{name}': join them to one, or set data.masks=null")
     if masks and len(pictures) > 1:
         raise UserError(
             f"case '{case}' has {len(pictures)} pictures '{modality}' and a mask '{name}', which belongs to one: make "

@@ -2,7 +2,8 @@
 
 Stage 3 gathers a module's parameters for its backward and counts, anew at each call, how many gradients of inputs are
 still to come (DeepSpeed 0.19, parameter_offload.py, _post_backward_module_hook). So of several calls the last alone
-lets them go, and all of a backbone that serves several modalities or passes would be gathered at the pass's end.
+lets them go, and all of a backbone that serves several modalities or passes would be gathered at the pass's end. A call
+none of whose positional inputs needs a gradient has no such end, and what it gathers stays as DeepSpeed leaves it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fusionbench.distributed.consolidate import consolidate, world_of
+from fusionbench.distributed.consolidate import check_parts, consolidate, world_of
 from fusionbench.distributed.deepspeed_config import STAGES
 from fusionbench.errors import UserError
 from fusionbench.sections import TrainerOptions
@@ -119,18 +119,28 @@ def check_world(path: Path, processes: int) -> None:
 
 
 def check_resume(path: Path, options: TrainerOptions) -> None:
-    """Refuse, before a run is opened again, to go on from a checkpoint that its options can't go on from.
+    """Refuse, before a run is opened again, to go on from a checkpoint that is damaged or that its options can't use.
 
     Args:
         path: ``last.ckpt``.
         options: Of the run as it shall go on.
 
     Raises:
-        UserError: ZeRO can't go on from it.
+        UserError: It can't be read, or ZeRO can't go on from it.
     """
     found = find(path)
-    if found is not None and options.strategy in STAGES:
+    if found is None:
+        return
+    if options.strategy in STAGES:
         check_world(found, options.processes)
+    if found.is_dir():
+        check_parts(found)
+        return
+    try:
+        torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch and pickle have many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"'{found}' could not be read: {reason}; fit the run anew") from None
 
 
 def _counted(number: int, one: str, many: str) -> str:

@@ -57,6 +57,17 @@ def world_of(folder: Path) -> int:
     return world
 
 
+def check_parts(folder: Path) -> None:
+    """Open every part of a sharded checkpoint.
+
+    Raises:
+        UserError: Files are missing or damaged.
+    """
+    world_of(folder)
+    for pattern in (_MODEL, _OPTIMIZER):
+        _load(folder, pattern)
+
+
 def consolidate(folder: Path, optimizer: bool = True) -> dict[str, Any]:
     """Return a plain Lightning checkpoint of what the processes hold together.
 

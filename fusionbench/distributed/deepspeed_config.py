@@ -10,6 +10,7 @@ STAGES = {"zero2": 2, "zero3": 3}
 # Numbers in a bucket, which is allocated in full: DeepSpeed's default is ten times as large, up to 4 GB a device. A
 # model of which less is trained has smaller ones (``fitted``).
 BUCKET = 50_000_000
+SPARE_BUFFERS = 4  # for parameters on a disk that a module reads of another one, our choice
 
 
 def deepspeed_config(options: TrainerOptions) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import psutil
 
+from fusionbench.distributed.deepspeed_config import SPARE_BUFFERS
 from fusionbench.distributed.prepare import prepare_deepspeed
 
 _PREFIX = "fusionbench"
-_SPARE = 4  # buffers for parameters that a module reads of another one, our choice
 
 
 def missing(on_gpu: bool) -> str:
@@ -85,5 +85,5 @@ def config_for(config: dict[str, Any], largest: int, together: int) -> tuple[dic
     section = dict(config["zero_optimization"])
     own = make_own(Path(section["offload_param"]["nvme_path"]))
     section["offload_param"] = {**section["offload_param"], "nvme_path": str(own), "buffer_size": max(1, largest)}
-    section["offload_param"]["buffer_count"] = together + _SPARE
+    section["offload_param"]["buffer_count"] = together + SPARE_BUFFERS
     return {**config, "zero_optimization": section}, own

@@ -117,6 +117,9 @@ class Strategy(nn.Module, ABC):
         """Whether it learns from stage-1 runs something that it cannot do without."""
         return False
 
+    def settle(self) -> None:
+        """Take out of what is trained what stage-1 runs alone have trained; ``load_unimodal`` does so by itself."""
+
     def load_unimodal(self, states: Mapping[str, UnimodalState]) -> None:
         """Start each modality's views from its stage-1 run; heads stay fresh unless a strategy says otherwise."""
         for view in self.views.address:

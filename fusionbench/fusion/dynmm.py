@@ -175,6 +175,10 @@ class DynMM(Strategy):
         super().load_unimodal(states)
         for name in set(states) & set(self.own):
             self.heads[name].load_state_dict(states[name].head)
+        self.settle()
+
+    def settle(self) -> None:
+        """Settle frozen experts."""
         if self.frozen:
             self._settle_experts()
 

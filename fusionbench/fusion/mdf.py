@@ -108,9 +108,8 @@ class MDF(Strategy):
         self.views = _views(pool, self.picture, self.text, freeze)
         decoder, unet = language_model(self.views, self.text), self.unet()
         unet.net.requires_grad_("unet" not in freeze)
+        _check_cross(cross, query, alpha, learn_alpha, gate)
         _check_mask(mask, unet.segment, problem.modalities[self.picture].instances, cross)
-        if cross:
-            _check_cross(query, alpha, learn_alpha, gate)
         self.layers = fused_layers(decoder.cross_layers, len(unet.skip_channels), layers)
         self.first = len(unet.skip_channels) - len(self.layers)
         self.blocks, self.films = nn.ModuleDict(), nn.ModuleDict()
@@ -248,8 +247,12 @@ def _check_mask(mask: str | None, segment: bool, slices: int, cross: bool) -> No
         raise UserError(f"'fusion.mask' needs one picture to a case, not {slices}; leave it out")
 
 
-def _check_cross(query: str, alpha: float, learn_alpha: bool, gate: float | None) -> None:
+def _check_cross(cross: bool, query: str, alpha: float, learn_alpha: bool, gate: float | None) -> None:
     """Refuse options that have no effect, or leave what attends without any."""
+    if not cross:
+        if gate is not None:
+            raise UserError(f"'fusion.gate' is {gate:g}, but with fusion.cross=false nothing is gated: leave it out")
+        return
     if query == "vision" and gate is not None:
         raise UserError(
             f"'fusion.gate' is {gate:g}, but 'fusion.query: vision' joins no tokens that it could gate: set "

@@ -178,7 +178,7 @@ def _around(template: str, names: Iterable[str]) -> tuple[str, str]:
     Raises:
         UserError: The template cannot be used.
     """
-    for place in re.findall(r"\{(\w+)\}", template):
+    for place in re.findall(r"\{([^{}]*)\}", template):
         if place not in _PLACES:
             raise UserError(f"'fusion.prompt' holds {{{place}}}, for which nothing is put{nearest(place, _PLACES)}")
     parts = template.split("{text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import traceback
 from collections.abc import Collection, Mapping
@@ -14,7 +15,9 @@ from fusionbench.files import write_json
 
 # What a process sees of another one's death; a fault of the network itself may read the same.
 _ECHOES = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL", "Socket", "process group")
-_HINTS = {signal.SIGKILL: ", perhaps because the machine ran out of memory"}
+_HINTS: dict[int, str] = {signal.SIGKILL: ", perhaps because the machine ran out of memory"}
+_WARNING = re.compile(r"\[rank\d+\]:\[W|warning: ")  # of libtorch and of ours
+_WORDS = 200  # characters of a line that a silent process printed
 
 
 class RankError(RuntimeError):
@@ -111,9 +114,10 @@ def _silent(folder: Path, rank: int, devices: int, status: int) -> RankError:
     """Return the error of a process that could say nothing."""
     how = f"ended with status {status}"
     if status < 0:
-        number = signal.Signals(-status)
-        how = f"was killed by {number.name}{_HINTS.get(number, '')}"
-    lines = printed(folder, rank)
+        known = {number.value: number for number in signal.Signals}
+        name = known[-status].name if -status in known else f"signal {-status}"
+        how = f"was killed by {name}{_HINTS.get(-status, '')}"
+    lines = [line[:_WORDS] for line in printed(folder, rank) if not _WARNING.match(line)]
     words = f"; its last words: {' / '.join(lines[-3:])}" if lines else ""
     return RankError(f"process {rank} of {devices} {how}{words}")
 

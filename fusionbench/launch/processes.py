@@ -70,7 +70,7 @@ def _run(processes: Sequence[SpawnProcess], folder: Path) -> dict[int, int]:
             time.sleep(_LOOK)  # not on their sentinels, which loader workers hold open after a process's death
         failed = {place: process.exitcode for place, process in enumerate(processes) if process.exitcode}
     except BaseException:  # Ctrl-C, or what a signal's handler raises
-        _stop(processes, signal.SIGINT)
+        _stop(processes, signal.SIGTERM)  # SIGINT is ignored by what a shell script starts in the background
         raise
     stopped = _stop(processes, signal.SIGTERM)
     slow = {p: -signal.SIGKILL for p, process in enumerate(processes) if process.exitcode == -signal.SIGKILL}

@@ -45,12 +45,13 @@ def announce(module: nn.Module) -> None:
     """Tell what parameters will be parted, if the network is built so."""
     announced = _ANNOUNCED.get()
     if announced is not None:
-        announced(max((numel(parameter) for parameter in module.parameters()), default=0), _together(module))
+        announced(max((numel(parameter) for parameter in module.parameters()), default=0), together(module))
 
 
-def _together(module: nn.Module) -> int:
+def together(module: nn.Module) -> int:
+    """Return how many parameters a module within and those that it is in have of their own at most."""
     own = len(list(module.parameters(recurse=False)))
-    return own + max((_together(child) for child in module.children()), default=0)
+    return own + max((together(child) for child in module.children()), default=0)
 
 
 def partition(parameter: nn.Parameter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fusionbench.plan.need import Need
 from fusionbench.sections import TrainerOptions
@@ -38,10 +39,11 @@ class Choice:
 def ways(options: TrainerOptions) -> list[TrainerOptions]:
     """Return the options under each strategy and offload, in the order in which more is sent between GPUs."""
     alone = "auto" if options.processes == 1 else "ddp"
-    return [
-        replace(options, strategy=alone if name == "ddp" else name, offload=offload)  # type: ignore[arg-type]
-        for name, offload in _WAYS
-    ]
+    found = []
+    for name, offload in _WAYS:
+        given: dict[str, Any] = {"strategy": alone if name == "ddp" else name, "offload": offload}
+        found.append(replace(options, **given, offload_folder=options.offload_folder if offload == "all" else None))
+    return found
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,9 @@ def overrides(choice: Choice, given: TrainerOptions, batch_size: int) -> list[st
     limit = given.limit_train_batches and given.limit_train_batches * choice.parts  # as many cases an epoch as before
     accumulate = given.accumulate * choice.parts
     chosen = replace(choice.need.options, accumulate=accumulate, limit_train_batches=limit)
-    told = [
-        f"trainer.{name}={getattr(chosen, name)}"
-        for name in ("strategy", "devices", "offload", "accumulate", "limit_train_batches")
-        if getattr(chosen, name) != getattr(given, name)
-    ]
+    names = ("strategy", "devices", "offload", "offload_folder", "accumulate", "limit_train_batches")
+    values = {name: getattr(chosen, name) for name in names if getattr(chosen, name) != getattr(given, name)}
+    told = [f"trainer.{name}={'null' if value is None else value}" for name, value in values.items()]
     return [*told, *([f"data.batch_size={batch_size // choice.parts}"] if choice.parts > 1 else [])]
 
 

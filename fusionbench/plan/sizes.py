@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from fusionbench.layers.sharded import together
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -19,6 +21,7 @@ class Sizes:
         weight_bytes: Bytes of parameters and buffers as they are without ZeRO.
         gradient_bytes: Bytes of what is trained as it is without ZeRO.
         groups: Numbers of each parameter that is trained, by group of the optimizer, in the groups' order.
+        together: Parameters that a module and those that it is in have of their own at most.
     """
 
     all: int
@@ -26,6 +29,7 @@ class Sizes:
     weight_bytes: int
     gradient_bytes: int
     groups: tuple[tuple[int, ...], ...]
+    together: int = 1
 
     @classmethod
     def of(cls, network: nn.Module, groups: Sequence[nn.Parameter | Mapping[str, Any]] | None = None) -> Sizes:
@@ -43,6 +47,7 @@ class Sizes:
             sum(t.nbytes for t in (*parameters, *network.buffers())),
             sum(p.nbytes for p in trained),
             _grouped(trained if groups is None else groups),
+            together(network),
         )
 
     @property

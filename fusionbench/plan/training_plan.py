@@ -139,6 +139,7 @@ def network(config: Config, source: FusionData) -> Strategy:
     """
     with one_sentence("fusion, encoder or adapt"), skeleton():
         made = build.strategy(config, source.problem)
+        made.settle()
     _groups(config, made)
     return made
 

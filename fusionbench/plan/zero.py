@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fusionbench.distributed.deepspeed_config import deepspeed_config, fitted
+from fusionbench.distributed.deepspeed_config import SPARE_BUFFERS, deepspeed_config, fitted
 from fusionbench.plan.need import Need
 from fusionbench.plan.optimizer import OptimizerCost
 from fusionbench.plan.sizes import Sizes
@@ -21,10 +21,7 @@ from fusionbench.sections import TrainerOptions
 
 # DeepSpeed's own, in numbers, where our config says nothing (config.py and offload_config.py).
 _LIVE, _PREFETCH, _SUB_GROUP = 1_000_000_000, 50_000_000, 1_000_000_000
-_IN_CPU, _BUFFERS = (
-    1_000_000_000,
-    8,
-)  # of parameters on a disk: kept in main memory, and buffers (distributed/on_disk.py)
+_IN_CPU = 1_000_000_000  # of parameters on a disk that are kept in main memory
 _MASTER, _NORM = 4, 8  # bytes of a number in float32 copies, and in norms, which are float64 (utils.py, get_norm_dtype)
 
 
@@ -152,12 +149,14 @@ class Zero:
     def _backward(self, activations: int) -> int:
         """Return the bytes beside weights and states at most; a bucket that holds all is sent behind it.
 
-        In stage 2 gradients appear when the first bucket has been sent, and buckets are new in each pass, so that those
-        of a CPU fill as activations go.
+        When the first of several buckets is sent, about as large a share of activations is gone as of gradients is
+        there (ours). In stage 2 gradients appear then, and buckets are new in each pass, so that those of a CPU fill as
+        activations go.
         """
         now = self._gathered + activations + self._buckets + self._gradients
         if self._many:
-            return now + self._sent
+            gone = round(activations * int(self._told["reduce_bucket_size"]) / self.sizes.trained)
+            return now + max(0, self._sent - gone)
         if self._stage == 3:
             return now
         first = 0 if self._offloaded else round(self._own * self._width)
@@ -239,7 +238,8 @@ class Zero:
         frozen = self._held / self.options.processes - self._own * self._width
         if self.options.offload_folder is None:
             return own + frozen + self._pinned(self._own * self._width)
-        return own + (min(self._own, _IN_CPU) + _BUFFERS * self.sizes.module / self.options.processes) * self._width
+        buffers = (self.sizes.together + SPARE_BUFFERS) * self.sizes.module / self.options.processes
+        return own + (min(self._own, _IN_CPU) + buffers) * self._width
 
     def _pinned(self, size: float) -> float:
         """Return the bytes of a page-locked buffer, which torch rounds up to a power of two."""

@@ -7,6 +7,7 @@ from layouts import CSV_MODALITIES, make_csv, save, write_rows
 
 from fusionbench.data.check import check
 from fusionbench.data.csv import Csv
+from fusionbench.data.masks import choose_masks
 from fusionbench.errors import UserError
 from fusionbench.registry import describe
 from fusionbench.types import ModalitySpec
@@ -152,6 +153,17 @@ def test_masks_lie_in_columns_that_their_picture_names(tmp_path):
     assert "masks: {vessels: vessel_file}" in describe("data", "csv").doc
 
 
+def test_a_column_of_masks_is_missed_only_by_who_reads_it(tmp_path):
+    dataset = rows(tmp_path, "case_id,group_id,split,label,image,drwn", "a,p,train,x,a.png,m.png")(modalities=PHOTO)
+    assert dataset.masks == {}
+    assert "vessels" not in dataset.cases()
+    assert choose_masks(dataset, ["photo"], None) == {}
+    with pytest.raises(
+        UserError, match=r"data\.masks names 'vessels', but '.*' has no column 'drawn'; did you mean 'drwn'"
+    ):
+        choose_masks(dataset, ["photo"], ["vessels"])
+
+
 def test_masks_of_a_csv_are_checked_as_all_are(tmp_path):
     for name, shape in (("a", (20, 20, 3)), ("b", (20, 20, 3)), ("ma", (20, 20)), ("mb", (20, 10))):
         save(tmp_path / f"{name}.png", np.random.default_rng(len(shape)).integers(0, 255, shape, np.uint8))
@@ -203,11 +215,6 @@ GOOD = ("case_id,group_id,split,label,notes", "a,p,train,x,t", "b,q,val,y,t")
             GOOD,
             {"modalities": {"m": {"kind": "image", "column": "notes", "masks": "notes"}}},
             "'masks' of modality 'm' must be {name of the mask: the csv's column",
-        ),
-        (
-            GOOD,
-            {"modalities": {"m": {"kind": "image", "column": "notes", "masks": {"v": "note"}}}},
-            "no column 'note'; did you mean 'notes'",
         ),
         (
             GOOD,

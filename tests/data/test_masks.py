@@ -166,6 +166,13 @@ def test_the_picture_is_not_decoded_for_its_shape(drawn, monkeypatch):
     assert decoded == [mask]
 
 
+def test_a_picture_whose_header_tells_another_shape_in_other_versions_is_decoded(drawn):
+    turned = Image.fromarray(np.zeros((24, 48, 3), np.uint8))
+    turned.save(drawn.folder / "turned.tif", tiffinfo={ExifTags.Base.Orientation: 6})
+    picture = str(drawn.folder / "turned.tif")
+    assert drawn.picture_shape(picture) == drawn.read_image(picture).shape[:2]
+
+
 def test_a_damaged_picture_is_told_of_by_what_reads_it(drawn):
     (drawn.folder / "0.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"cannot read the image '.*0\.png' \(it is no picture\)"):

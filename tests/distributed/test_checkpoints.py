@@ -15,6 +15,7 @@ from fusionbench.distributed.shards import Layout
 from fusionbench.errors import UserError
 from fusionbench.layers import deferred, sharded
 from fusionbench.layers.frozen import base_checksum, misfits, settled_checksum
+from fusionbench.sections import TrainerOptions
 
 
 def written(path: Path, text: str) -> None:
@@ -95,6 +96,17 @@ def test_a_missing_part_is_not_taken_for_another_number_of_processes(tmp_path: P
     for processes in (1, 2):
         with pytest.raises(UserError, match=wanted):
             checkpoints.check_world(path, processes)
+
+
+@pytest.mark.parametrize("kind", ["model", "optim"])
+def test_a_damaged_part_is_told_before_a_run_is_opened_again(tmp_path: Path, kind: str) -> None:
+    path = parts_of(tmp_path / "last.ckpt", 2, 3)
+    own = TrainerOptions(strategy="zero3", devices=2)
+    checkpoints.check_resume(path, own)
+    part = path / "checkpoint" / f"zero_pp_rank_1_mp_rank_00_{kind}_states.pt"
+    part.write_bytes(part.read_bytes()[:300])
+    with pytest.raises(UserError, match=r"last\.ckpt' could not be read"):
+        checkpoints.check_resume(path, own)
 
 
 def test_one_process_is_told_as_one(tmp_path: Path) -> None:

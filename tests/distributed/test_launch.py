@@ -19,6 +19,7 @@ from fusionbench.launch import failures, processes
 from fusionbench.launch.failures import RankError
 from fusionbench.launch.processes import on_each
 from fusionbench.sections import TrainerOptions
+from fusionbench.signals import terminable, unheard
 
 LONG = 600  # seconds that no process is let alone for
 NCCL = "NCCL error in: ProcessGroupNCCL.cpp:94, unhandled cuda error"
@@ -148,6 +149,14 @@ def handlers():
     return [signal.getsignal(kind) for kind in kinds]
 
 
+def test_nothing_is_heard_while_the_end_is_noted():
+    before = handlers()
+    with unheard():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert handlers() == before
+
+
 def test_the_callers_signals_and_environment_stay_its_own():
     before = handlers(), dict(os.environ)
     on_each(2, told, "hello")
@@ -170,6 +179,36 @@ def test_ctrl_c_ends_all_processes_and_stays_ctrl_c(tmp_path):
         on_each(2, interrupt, tmp_path / "flag")
     assert (tmp_path / "0").exists()
     assert not active_children()
+
+
+def test_what_a_script_starts_in_the_background_ends_as_soon(tmp_path):
+    """A shell that does not talk to a person lets such processes ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with mock.patch.object(processes, "_SHUTDOWN", LONG), terminable(), pytest.raises(KeyboardInterrupt):
+            on_each(2, terminate, tmp_path / "flag")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "0").exists()
+
+
+def terminate(flag):
+    """Let rank 0 end the process that launched it, and note whether it then hears of it."""
+    try:
+        if int(os.environ["RANK"]) == 0:
+            os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(LONG)
+    except KeyboardInterrupt:
+        flag.with_name(os.environ["RANK"]).touch()
+        raise
+
+
+def test_the_last_words_of_a_killed_process_are_no_warnings_and_short(tmp_path):
+    lines = ["so far", "[rank1]:[W1122 reducer.cpp:1529] Warning: find_unused_parameters=True", "x" * 300]
+    failures.log(tmp_path, 1).write_text("\n".join(lines))
+    told = str(failures.cause(tmp_path, 2, {1: -signal.SIGKILL}))
+    assert told.endswith(f"its last words: so far / {'x' * 200}")
+    assert "was killed by signal 40" in str(failures.cause(tmp_path, 2, {1: -40}))
 
 
 def threads():

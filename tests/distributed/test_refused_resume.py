@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fusionbench import run as runs
 from fusionbench.errors import UserError
@@ -33,17 +34,31 @@ class CutOff:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "done", "error"), [("zero3", ["lock"], UserError), ("auto", ["lock", "resume"], InterruptedError)]
+    ("strategy", "whole", "done", "error", "sentence"),
+    [
+        ("zero3", True, ["lock"], UserError, "was written without ZeRO"),
+        ("auto", True, ["lock", "resume"], InterruptedError, None),
+        ("auto", False, ["lock"], UserError, "last.ckpt' could not be read"),
+    ],
 )
 def test_a_refused_run_is_not_opened_again(
-    strategy: str, done: list[str], error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    strategy: str,
+    whole: bool,
+    done: list[str],
+    error: type[Exception],
+    sentence: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()  # a plain file, which ZeRO can't go on from
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    torch.save({"state_dict": {"weight": torch.ones(1000)}}, last)
+    if not whole:
+        last.write_bytes(last.read_bytes()[:2000])
     run = CutOff(tmp_path)
     monkeypatch.setattr(runs, "fingerprint", lambda *arguments: "identity")
     session = SimpleNamespace(store=SimpleNamespace(find_unfinished=lambda identity: run), resume=True, say=print)
     config = SimpleNamespace(trainer=TrainerOptions(strategy=strategy))
-    with pytest.raises(error):
+    with pytest.raises(error, match=sentence):
         runs._fit_one(session, config, None, runs.Alone(), "")
     assert run.done == done

@@ -113,6 +113,10 @@ def test_attention_maps_are_made_where_they_are_drawn() -> None:
         ({"heads": 5}, "heads"),
         ({"query": "uent"}, "did you mean 'unet'"),
         ({"query": "vision", "gate": 0.1}, r"'fusion\.gate' is 0\.1, but .* no tokens .*: set fusion\.gate=null"),
+        (
+            {"cross": False, "film": True, "gate": 0.5},
+            r"'fusion\.gate' is 0\.5, but with fusion\.cross=false nothing is gated",
+        ),
         ({"alpha": 0.0, "learn_alpha": False}, r"'fusion\.alpha' is 0 and not learned, .* fusion\.learn_alpha=true"),
     ],
 )

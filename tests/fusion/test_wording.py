@@ -124,6 +124,7 @@ def test_the_one_name_that_is_said_as_whole_words_and_not_inside_of_another_is_f
         (("wet",), "Answer:", r"must hold \{text\} once.*, not 0 times"),
         (("wet",), "{text} {text}:", "not 2 times"),
         (("wet",), "{text} {class}:", r"holds \{class\}, for which nothing is put; did you mean 'classes'\?"),
+        (("wet",), "{text} { classes }:", r"holds \{ classes \}, for which nothing is put"),
         (("wet",), "{texts} {classes}:", r"holds \{texts\}, .*; did you mean 'text'\?"),
         (("wet",), "Text:\n{text}", r"must go on behind \{text\} and not end with a space"),
         (("wet",), "{text} answer: ", "not end with a space"),

@@ -119,5 +119,13 @@ def test_an_epoch_of_a_limited_number_of_batches_keeps_its_cases_when_they_are_c
     assert overrides(whole, given, 6) == []
 
 
+def test_a_folder_on_a_disk_goes_with_all_that_is_offloaded_alone():
+    given = TrainerOptions(strategy="zero3", offload="all", offload_folder="/fast", devices=2)
+    each = ways(given)
+    assert [way.offload_folder for way in each] == [None] * 5 + ["/fast"]
+    told = overrides(first_that_fits(lambda cases: [of(1, **vars(each[0]))], 1, Limits(9)), given, 2)
+    assert told == ["trainer.strategy=ddp", "trainer.offload=none", "trainer.offload_folder=null"]
+
+
 def test_the_ways_come_in_the_order_in_which_more_is_sent():
     assert [way.strategy for way in ways(TrainerOptions())] == ["auto", "zero2", "zero3", "zero2", "zero3", "zero3"]

@@ -34,6 +34,22 @@ def test_a_plan_tells_all_before_anything_trains(experiment, tmp_path):
     assert not (experiment.parent / "runs").exists()
 
 
+def test_frozen_experts_are_not_planned_as_trained(experiment):
+    """DynMM's are those of the stage-1 runs; all that is trained is the joint head and the gate."""
+    experts = [f"fusion={{name: dynmm, experts: {kind}}}" for kind in ("frozen", "trained")]
+    frozen, trained = (
+        command("plan", "--config", experiment, own, "adapt.name=full", "init.stage1=unimodal") for own in experts
+    )
+    assert frozen.code == trained.code == 0, frozen.err
+    assert count(frozen.out) < 0.2 * count(trained.out)
+
+
+def count(said):
+    """Return the number behind "all" in the table of parameters."""
+    line = next(line for line in said.splitlines() if line.split()[:1] == ["all"])
+    return int(line.split()[1].replace(",", ""))
+
+
 def test_what_does_not_fit_is_cut_or_refused(experiment):
     small = command("plan", "--config", experiment, "--gpus", "1", "--gpu-memory", "0.0001")
     assert "Nothing fits into 0.0001 GB" in small.out
