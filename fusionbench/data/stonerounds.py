@@ -34,8 +34,8 @@ class StoneRounds(Dataset):
 
     Limits: the text of a case may name its disease, and so its label; with ``data.text={content: label_free}`` the
     words of the classes are taken out, with ``target: type`` also those of all diseases in the csv and in the project's
-    table, and of modes of inheritance: word by word, so that "eye" or "age" goes too. Other words may still tell it. Cases are https://stonerounds.org/SR/SR0006 and
-    the like. No licence text was found: ask the authors.
+    table, and of modes of inheritance: word by word, so that "eye" or "age" goes too. Other words may still tell it.
+    Cases are https://stonerounds.org/SR/SR0006 and the like. No licence text was found: ask the authors.
 
     Args:
         root: Folder with ``stonerounds.csv`` and ``images``.
