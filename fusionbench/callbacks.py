@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 from collections.abc import Callable
 
 import lightning as L
@@ -76,18 +74,15 @@ class Monitored(L.Callback):
 
 
 class OwnSignals(L.Callback):
-    """Keeps the answer to SIGTERM that the program gives; Lightning's is a broadcast amid whatever the processes do."""
+    """Keeps the answer to SIGTERM that the program gives; Lightning's is a broadcast amid whatever the processes do.
+
+    No option of Lightning's leaves it out, and it is set before any hook but ``setup``: one of several processes may
+    wait in a barrier or read its first batch by then, and the broadcast would hang.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Learn the answer, before Lightning sets its own."""
-        self._own = signal.getsignal(signal.SIGTERM)
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set it again."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._own)
-
-    on_predict_start = on_train_start
+        """Leave Lightning's out."""
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 class StoredFeatures(L.Callback):

@@ -90,6 +90,8 @@ def _check_mask(made: Strategy, source: FusionData) -> None:
     name, read = getattr(made, "mask", None), source.data.masks
     if name is None:
         return
+    if name in source.dataset.lacking:
+        raise UserError(f"'fusion.mask' is '{name}', but {source.dataset.lacking[name]}")
     if name not in read:
         raise UserError(f"'fusion.mask' is '{name}', {_unread(name, read, source.dataset.masks)}")
     if not _with_mask(source, name, "train"):

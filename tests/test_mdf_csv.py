@@ -105,6 +105,11 @@ def without_drawings(folder: Path, *splits: str) -> str:
     [
         (["fusion.mask=vesels"], (), "'fusion.mask' is 'vesels', but data.masks has none of that name; did you mean"),
         (["data.masks=null"], (), "'fusion.mask' is 'vessels', but data.masks names none: set data.masks=[vessels]"),
+        (
+            ["data.masks=null", "data.modalities.photo.masks.vessels=drwn"],
+            (),
+            "no column 'drwn'; did you mean 'drawn'",
+        ),
         ([], ("train",), "no training case has the mask 'vessels', which fusion.mask is to learn"),
         ([], ("val",), "trainer.monitor is dice, but no validation case has the mask 'vessels': set trainer.monitor="),
         (

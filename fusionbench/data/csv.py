@@ -221,11 +221,11 @@ class Csv(Dataset):
         """
         found: dict[str, tuple[str, str]] = {}
         for picture, node in modalities.items():
-            for name, column in ((n, c) for n, c in node.get("masks", {}).items() if c in self._table):
+            for name, column in node.get("masks", {}).items():
                 if name in found or name in modalities or name in (*FIXED_COLUMNS, *self._targets):
                     raise UserError(f"a mask of '{picture}' cannot be called '{name}', which is taken: choose another")
                 found[name] = picture, column
-        return found
+        return {name: place for name, place in found.items() if place[1] in self._table}
 
     def _unread(self, modalities: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """Return the columns of masks that the csv does not have, by mask."""

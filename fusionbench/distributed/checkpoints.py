@@ -140,7 +140,8 @@ def check_resume(path: Path, options: TrainerOptions) -> None:
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch and pickle have many kinds
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"'{found}' could not be read: {reason}; fit the run anew") from None
+        run = path.parent.parent
+        raise UserError(f"'{found}' could not be read: {reason}; remove '{run}' to fit the run anew") from None
 
 
 def _counted(number: int, one: str, many: str) -> str:

@@ -248,7 +248,7 @@ def _check_mask(mask: str | None, segment: bool, slices: int, cross: bool) -> No
 
 
 def _check_cross(cross: bool, query: str, alpha: float, learn_alpha: bool, gate: float | None) -> None:
-    """Refuse options that have no effect, or leave what attends without any."""
+    """Refuse a gate that has no effect, and a cross-attention that has none."""
     if not cross:
         if gate is not None:
             raise UserError(f"'fusion.gate' is {gate:g}, but with fusion.cross=false nothing is gated: leave it out")

@@ -178,9 +178,9 @@ def _around(template: str, names: Iterable[str]) -> tuple[str, str]:
     Raises:
         UserError: The template cannot be used.
     """
-    for place in re.findall(r"\{([^{}]*)\}", template):
-        if place not in _PLACES:
-            raise UserError(f"'fusion.prompt' holds {{{place}}}, for which nothing is put{nearest(place, _PLACES)}")
+    for found in re.finditer(r"\{\s*([\w.]+)\s*\}", template):
+        if found[0] not in (f"{{{place}}}" for place in _PLACES):
+            raise UserError(f"'fusion.prompt' holds {found[0]}, for which nothing is put{nearest(found[1], _PLACES)}")
     parts = template.split("{text}")
     if len(parts) != 2:
         raise UserError(

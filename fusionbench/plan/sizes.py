@@ -22,6 +22,8 @@ class Sizes:
         gradient_bytes: Bytes of what is trained as it is without ZeRO.
         groups: Numbers of each parameter that is trained, by group of the optimizer, in the groups' order.
         together: Parameters that a module and those that it is in have of their own at most.
+        buffer_bytes: Bytes of buffers as they are without ZeRO, which leaves them whole in each process.
+        buffers: Numbers in them, of floating point.
     """
 
     all: int
@@ -30,6 +32,8 @@ class Sizes:
     gradient_bytes: int
     groups: tuple[tuple[int, ...], ...]
     together: int = 1
+    buffer_bytes: int = 0
+    buffers: int = 0
 
     @classmethod
     def of(cls, network: nn.Module, groups: Sequence[nn.Parameter | Mapping[str, Any]] | None = None) -> Sizes:
@@ -48,6 +52,8 @@ class Sizes:
             sum(p.nbytes for p in trained),
             _grouped(trained if groups is None else groups),
             together(network),
+            sum(b.nbytes for b in network.buffers()),
+            sum(b.numel() for b in network.buffers() if b.is_floating_point()),
         )
 
     @property

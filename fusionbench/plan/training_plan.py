@@ -64,8 +64,11 @@ class TrainingPlan:
         """Return the parameters by part."""
         nodes = build.encoder_nodes(self.config, self.source.problem.modalities)
         encoders = {modality: node["name"] for modality, node in nodes.items()}
-        network = self._rehearsal(self._held).network
-        return parts(network, self.config.fusion["name"], encoders, self.config.adapt["name"])
+        left = {name for name, p in self._rehearsal(self._held).network.named_parameters() if p.requires_grad}
+        whole = network(self.config, self.source, settled=False)
+        for name, parameter in whole.named_parameters():
+            parameter.requires_grad_(name in left)
+        return parts(whole, self.config.fusion["name"], encoders, self.config.adapt["name"])
 
     def needs(self, cases: int) -> list[Need]:
         """Return what each way of sharing the work needs, the one with the least communication first.
@@ -131,15 +134,21 @@ class TrainingPlan:
         return self._peaks[precision, cases]
 
 
-def network(config: Config, source: FusionData) -> Strategy:
+def network(config: Config, source: FusionData, *, settled: bool = True) -> Strategy:
     """Return a config's strategy of shapes alone.
+
+    Args:
+        config: The run's.
+        source: Its data.
+        settled: As it is trained, without what stage-1 runs alone train.
 
     Raises:
         UserError: It cannot be built.
     """
     with one_sentence("fusion, encoder or adapt"), skeleton():
         made = build.strategy(config, source.problem)
-        made.settle()
+        if settled:
+            made.settle()
     _groups(config, made)
     return made
 

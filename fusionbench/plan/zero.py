@@ -81,14 +81,17 @@ class Zero:
     @property
     def _held(self) -> int:
         """Bytes of all parameters, as ZeRO holds them."""
-        return self.sizes.weight_bytes if self._width == 4 else self.sizes.all * self._width
+        sizes = self.sizes
+        return sizes.weight_bytes - sizes.buffer_bytes if self._width == 4 else sizes.all * self._width
 
     @property
     def _weights(self) -> int:
-        """Bytes of parameters that are on the device all the time."""
+        """Bytes of parameters, and of all buffers, that are on the device all the time."""
+        sizes = self.sizes
+        whole = sizes.buffer_bytes if self._width == 4 else sizes.buffers * self._width
         if self._stage == 2:
-            return self._held
-        return 0 if self.options.offload == "all" else self._held // self.options.processes
+            return whole + self._held
+        return whole + (0 if self.options.offload == "all" else self._held // self.options.processes)
 
     @property
     def _gathered(self) -> int:

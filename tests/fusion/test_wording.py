@@ -10,7 +10,7 @@ from torch import Tensor
 from fusionbench.data.assets import asset
 from fusionbench.encoders.hf_tokenizer import HFTokenizer
 from fusionbench.errors import UserError
-from fusionbench.fusion.wording import LONGEST, Wording, find, words
+from fusionbench.fusion.wording import LONGEST, Wording, _around, find, words
 
 CLASSES = ("macular", "wet_macular_degeneration", "wet", "dry")
 TEMPLATE = "macular\n{text} {classes}:"
@@ -18,6 +18,11 @@ TEMPLATE = "macular\n{text} {classes}:"
 
 def wording(classes: tuple[str, ...] = CLASSES, template: str = TEMPLATE) -> Wording:
     return Wording(Words(), template, classes)
+
+
+@pytest.mark.parametrize("template", ['{"say": 1}\n{text} {} of {classes}:', "{text} {a b}:"])
+def test_braces_around_what_is_no_name_are_text(template: str) -> None:
+    assert "{" in "".join(_around(template, ("wet", "dry")))
 
 
 def test_the_prompt_stands_around_the_text_and_padding_is_closed() -> None:

@@ -61,6 +61,7 @@ def test_sizes_are_those_of_the_network_and_of_the_optimizers_groups():
     buffers = 2 * 20 * 2 + 8
     assert (found.trained, found.all, found.largest, found.module) == (40, 260, 20, 220)
     assert (found.weight_bytes, found.gradient_bytes) == (260 * 2 + buffers, 80)
+    assert (found.buffer_bytes, found.buffers) == (buffers, 40)
     parted = Sizes.of(network, [{"params": [network[1].bias], "lr": 1.0}, {"params": [network[1].weight]}])
     assert (found.groups, parted.groups) == (((20, 20),), ((20,), (20,)))
 

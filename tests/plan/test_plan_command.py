@@ -41,13 +41,14 @@ def test_frozen_experts_are_not_planned_as_trained(experiment):
         command("plan", "--config", experiment, own, "adapt.name=full", "init.stage1=unimodal") for own in experts
     )
     assert frozen.code == trained.code == 0, frozen.err
-    assert count(frozen.out) < 0.2 * count(trained.out)
+    assert counts(frozen.out)[0] < 0.2 * counts(trained.out)[0]
+    assert counts(frozen.out)[1] > counts(frozen.out)[0]
 
 
-def count(said):
-    """Return the number behind "all" in the table of parameters."""
+def counts(said):
+    """Return the numbers behind "all" in the table of parameters: trained, and frozen if there are any."""
     line = next(line for line in said.splitlines() if line.split()[:1] == ["all"])
-    return int(line.split()[1].replace(",", ""))
+    return [int(number.replace(",", "")) for number in line.split()[1:]]
 
 
 def test_what_does_not_fit_is_cut_or_refused(experiment):

@@ -1,5 +1,7 @@
 """Memory under ZeRO against sums by hand; AdamW keeps 8 bytes a number and on a GPU takes 4 more in a step."""
 
+import dataclasses
+
 import pytest
 
 from fusionbench.plan.optimizer import OptimizerCost
@@ -64,6 +66,15 @@ def test_zero_shares_out_gradients_states_and_in_stage_3_parameters():
     assert three.gradients == 2e9 / 4 + BUCKET * 2
     assert three.weights == 8e9 / 4 + 2 * GATHERED
     assert two.main == three.main == 0
+
+
+def test_buffers_are_whole_in_each_process():
+    bytes_ = 4 * 10**8
+    sizes = dataclasses.replace(FROZEN, weight_bytes=FROZEN.weight_bytes + bytes_, buffer_bytes=bytes_, buffers=10**8)
+    for precision, each in (("bf16-mixed", 2 * 10**8), ("32-true", 4 * 10**8)):
+        for strategy, offload in (("zero2", "none"), ("zero3", "none"), ("zero3", "all")):
+            options = {"precision": precision, "strategy": strategy, "offload": offload}
+            assert need(sizes, **options).weights - need(FROZEN, **options).weights == each
 
 
 def test_float32_needs_no_copy_in_stage_3():
