@@ -163,11 +163,11 @@ def test_the_callers_signals_and_environment_stay_its_own():
     assert (handlers(), dict(os.environ)) == before
 
 
-def interrupt(flag):
-    """Let rank 0 press Ctrl-C in the process that launched it, and note whether it then hears of it."""
+def interrupt(flag, number=signal.SIGINT):
+    """Let rank 0 press Ctrl-C in the process that launched it, or send that a signal, and note if it hears of it."""
     try:
         if int(os.environ["RANK"]) == 0:
-            os.kill(os.getppid(), signal.SIGINT)
+            os.kill(os.getppid(), number)
         time.sleep(LONG)
     except KeyboardInterrupt:
         flag.with_name(os.environ["RANK"]).touch()
@@ -186,21 +186,10 @@ def test_what_a_script_starts_in_the_background_ends_as_soon(tmp_path):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with mock.patch.object(processes, "_SHUTDOWN", LONG), terminable(), pytest.raises(KeyboardInterrupt):
-            on_each(2, terminate, tmp_path / "flag")
+            on_each(2, interrupt, tmp_path / "flag", signal.SIGTERM)
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "0").exists()
-
-
-def terminate(flag):
-    """Let rank 0 end the process that launched it, and note whether it then hears of it."""
-    try:
-        if int(os.environ["RANK"]) == 0:
-            os.kill(os.getppid(), signal.SIGTERM)
-        time.sleep(LONG)
-    except KeyboardInterrupt:
-        flag.with_name(os.environ["RANK"]).touch()
-        raise
 
 
 def test_the_last_words_of_a_killed_process_are_no_warnings_and_short(tmp_path):
