@@ -46,7 +46,7 @@ def check(config: Config, source: FusionData) -> None:
     _check_mask(made, source)
     _check_smoothing(config, made)
     _check_scores(config, made, source)
-    _check_monitor(config.trainer.monitor, source)
+    check_monitor(config.trainer.monitor, source)
     task = build.task(config, source)
     with one_sentence("optimizer or scheduler"):
         optimizer = task.make_optimizer(iter([nn.Parameter(torch.zeros(1))]))
@@ -127,8 +127,16 @@ def _check_scores(config: Config, made: Strategy, source: FusionData) -> None:
             raise UserError(f"{why}, but no validation case has the mask '{mask}': {remedy}, or add such masks")
 
 
-def _check_monitor(monitor: str, source: FusionData) -> None:
-    """Refuse a metric that the validation cases' labels leave undefined."""
+def check_monitor(monitor: str, source: FusionData) -> None:
+    """Refuse a metric that the validation cases' labels leave undefined.
+
+    Args:
+        monitor: Its name; what is no headline metric is let pass.
+        source: The run's data.
+
+    Raises:
+        UserError: Classes are missing there.
+    """
     target = torch.from_numpy(source.data.target[(source.table["split"] == "val").to_numpy()])
     if monitor not in HEADLINE or not len(target):
         return

@@ -149,7 +149,7 @@ def _checked(config: Config, read: Callable[[Config], FusionData]) -> FusionData
     preflight.check(config, source)
     stage_one_configs(config, source)
     for own in text_only_configs(config, source).values():
-        read(own)
+        preflight.check_monitor(own.trainer.monitor, read(own))
     return source
 
 

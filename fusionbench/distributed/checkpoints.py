@@ -131,17 +131,19 @@ def check_resume(path: Path, options: TrainerOptions) -> None:
     found = find(path)
     if found is None:
         return
-    if options.strategy in STAGES:
-        check_world(found, options.processes)
-    if found.is_dir():
-        check_parts(found)
-        return
+    remedy = f"for which '{path.parent.parent}' must be removed first"
     try:
-        torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+        if found.is_dir():
+            check_parts(found)
+        else:
+            torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+    except UserError as error:
+        raise UserError(f"{error}, {remedy}") from None
     except Exception as error:  # torch and pickle have many kinds
         reason = " ".join(str(error).split())[:200]
-        run = path.parent.parent
-        raise UserError(f"'{found}' could not be read: {reason}; remove '{run}' to fit the run anew") from None
+        raise UserError(f"'{found}' could not be read: {reason}; fit the run again, {remedy}") from None
+    if options.strategy in STAGES:
+        check_world(found, options.processes)
 
 
 def _counted(number: int, one: str, many: str) -> str:

@@ -33,9 +33,11 @@ class _Unread:
         """Take whatever the file has."""
 
 
+# With the call by which Python before 3.11.4 writes a member of an enumeration.
 _UNREAD = (
-    *("runtime.fp16.loss_scaler.LossScaler", "runtime.fp16.loss_scaler.DynamicLossScaler"),
-    *("runtime.zero.config.ZeroStageEnum", "utils.tensor_fragment.fragment_address"),
+    *("deepspeed.runtime.fp16.loss_scaler.LossScaler", "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
+    *("deepspeed.runtime.zero.config.ZeroStageEnum", "deepspeed.utils.tensor_fragment.fragment_address"),
+    "builtins.getattr",
 )
 
 
@@ -124,7 +126,7 @@ def _load(folder: Path, pattern: str, first: bool = False) -> list[dict[str, Any
     paths = sorted((folder / TAG).glob(pattern), key=_rank)
     if not paths:
         raise UserError(f"'{folder}' is no sharded checkpoint: it has no '{TAG}/{pattern}'; fit the run again")
-    unread: list[Any] = [(_Unread, f"deepspeed.{name}") for name in _UNREAD]
+    unread: list[Any] = [(_Unread, name) for name in _UNREAD]
     try:
         with torch.serialization.safe_globals(unread):
             return [

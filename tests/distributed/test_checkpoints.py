@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from fusionbench.distributed import checkpoints
-from fusionbench.distributed.consolidate import ShardedState, consolidate
+from fusionbench.distributed.consolidate import ShardedState, _load, consolidate
+from fusionbench.distributed.prepare import prepare_deepspeed
 from fusionbench.distributed.shards import Layout
 from fusionbench.errors import UserError
 from fusionbench.layers import deferred, sharded
@@ -105,8 +107,28 @@ def test_a_damaged_part_is_told_before_a_run_is_opened_again(tmp_path: Path, kin
     checkpoints.check_resume(path, own)
     part = path / "checkpoint" / f"zero_pp_rank_1_mp_rank_00_{kind}_states.pt"
     part.write_bytes(part.read_bytes()[:300])
-    with pytest.raises(UserError, match=r"last\.ckpt' could not be read"):
+    with pytest.raises(
+        UserError, match=r"last\.ckpt' could not be read: .*; fit the run again, for which '.*' must be removed first$"
+    ):
         checkpoints.check_resume(path, own)
+
+
+class Member:
+    """Is written as Python before 3.11.4 writes a member of an enumeration."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        prepare_deepspeed(on_gpu=False)
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+
+        return getattr, (ZeroStageEnum, "weights")
+
+
+def test_what_older_pythons_write_is_read_and_nothing_of_it_is_called(tmp_path: Path) -> None:
+    path = parts_of(tmp_path / "last.ckpt", 1, 3)
+    part = path / "checkpoint" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    torch.save({"optimizer_state_dict": {"zero_stage": Member()}}, part)
+    (read,) = _load(path, part.name)
+    assert type(read["optimizer_state_dict"]["zero_stage"]).__name__ == "_Unread"
 
 
 def test_one_process_is_told_as_one(tmp_path: Path) -> None:
