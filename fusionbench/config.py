@@ -7,7 +7,6 @@ Choosing another ``name`` drops the options of the component named before.
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import re
 import typing
@@ -17,25 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from fusionbench import registry
+from fusionbench.annotated import typed
 from fusionbench.errors import UserError, nearest
 from fusionbench.metrics import ANSWERS, check_metric
 from fusionbench.sections import InitOptions, TaskOptions, TextOptions, TrackingOptions, TrainerOptions, form
 
 Node = dict[str, Any]
-_LEAST = {
-    "seed": 0,
-    "data.batch_size": 1,
-    "data.num_workers": 0,
-    "data.text_length": 3,
-    "trainer.max_epochs": 1,
-    "trainer.patience": 0,
-    "trainer.accumulate": 1,
-    "trainer.devices": 1,
-    "trainer.num_nodes": 1,
-    "trainer.limit_train_batches": 1,
-    "tracking.log_every": 1,
-}
-_ANNOTATION_NAMES = {**vars(collections.abc), **{n: getattr(typing, n) for n in ("Any", "Literal")}}
 
 
 @dataclass(frozen=True)
@@ -175,7 +161,7 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         values[key] = {"name": default, **node} if isinstance(node, Mapping) else node
     for key in ("data", "fusion", *_DEFAULTS):
         values[key] = check_node(key, key, values[key])
-    values["seed"] = _typed("seed", "int", values.get("seed", 0))
+    values["seed"] = typed("seed", "int", values.get("seed", 0))
     config = Config(**values)
     _check_monitor(config)
     return config
@@ -255,7 +241,7 @@ def check_node(kind: str, where: str, node: object) -> Node:
             continue
         if key not in options:
             raise UserError(f"{kind} '{name}' has no option '{where}.{key}'{nearest(str(key), options)}")
-        checked[key] = _typed(f"{where}.{key}", options[key].annotation, value)
+        checked[key] = typed(f"{where}.{key}", options[key].annotation, value)
     for option in options.values():
         if option.required and option.name not in checked:
             raise UserError(f"{kind} '{name}' needs '{where}.{option.name}' ({option.annotation})")
@@ -269,7 +255,7 @@ def _check_transforms(node: Mapping[str, Any]) -> None:
     for key, value in node.items():
         if key not in options:
             raise UserError(f"there is no transform 'data.transforms.{key}'{nearest(str(key), options)}")
-        _typed(f"data.transforms.{key}", options[key].annotation, value)
+        typed(f"data.transforms.{key}", options[key].annotation, value)
 
 
 def check_section(name: str, section: type, node: object) -> Any:  # noqa: ANN401 - the section's own class
@@ -280,25 +266,7 @@ def check_section(name: str, section: type, node: object) -> Any:  # noqa: ANN40
     for key in node:
         if key not in known:
             raise UserError(f"unknown key '{name}.{key}'{nearest(str(key), known)}")
-    return section(**{key: _typed(f"{name}.{key}", known[key], value) for key, value in node.items()})
-
-
-def _typed(where: str, annotation: str, value: object) -> Any:  # noqa: ANN401 - the annotated type
-    """Return the value if it has the annotated type, an int where a float is wanted made one."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    kind = eval(annotation, dict(_ANNOTATION_NAMES))  # our own source text, or that of an installed entry point
-    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(strict=True))
-    try:
-        checked = adapter.validate_python(value)
-    except ValidationError:
-        hint = f"; write {where}=[{value}]" if isinstance(value, str) and "Sequence[str]" in annotation else ""
-        if typing.get_origin(kind) is typing.Literal and isinstance(value, str):
-            hint = nearest(value, typing.get_args(kind))
-        raise UserError(f"'{where}' must be {annotation}, not {value!r}{hint}") from None
-    if where in _LEAST and checked is not None and checked < _LEAST[where]:
-        raise UserError(f"'{where}' must be at least {_LEAST[where]}, not {checked}")
-    return checked
+    return section(**{key: typed(f"{name}.{key}", known[key], value) for key, value in node.items()})
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

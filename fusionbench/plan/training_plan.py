@@ -64,10 +64,12 @@ class TrainingPlan:
         """Return the parameters by part."""
         nodes = build.encoder_nodes(self.config, self.source.problem.modalities)
         encoders = {modality: node["name"] for modality, node in nodes.items()}
-        left = {name for name, p in self._rehearsal(self._held).network.named_parameters() if p.requires_grad}
-        whole = network(self.config, self.source, settled=False)
-        for name, parameter in whole.named_parameters():
-            parameter.requires_grad_(name in left)
+        whole = made = self._rehearsal(self._held).network
+        if made.needs_unimodal:  # what stage 1 trains is no parameter any more, and counts as frozen here
+            left = {name for name, parameter in made.named_parameters() if parameter.requires_grad}
+            whole = network(self.config, self.source, settled=False)
+            for name, parameter in whole.named_parameters():
+                parameter.requires_grad_(name in left)
         return parts(whole, self.config.fusion["name"], encoders, self.config.adapt["name"])
 
     def needs(self, cases: int) -> list[Need]:
